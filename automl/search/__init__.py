@@ -1,0 +1,12 @@
+"""The search: which candidate is tried next, where, and until when. The only room that knows Ray."""
+
+from __future__ import annotations
+
+from automl.search._driver import Listener
+from automl.search._ray_cluster import prestart, shutdown
+from automl.search.progress import SearchDisplay
+from automl.search.proposer import Proposer
+from automl.search.runner import SearchEnd, run_search
+from automl.search.store import TrialStore
+
+__all__ = ["Listener", "Proposer", "SearchDisplay", "SearchEnd", "TrialStore", "prestart", "run_search", "shutdown"]

@@ -1,0 +1,170 @@
+"""Starting and stopping the local Ray processes, quietly, fast and without leaving files behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+#: Modules that worker processes import as they start, while the driver is still busy with the data.
+PRELOAD = ("torch", "timm", "automl.search._ray_trainable")
+
+_STORE_BYTES = 256 * 2**20
+_PREFIX = "amlray-"
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TQDM": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_INIT": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_THRESHOLD_S": "30",
+}
+
+
+class _Cluster:
+    """The processes this process started, if it did."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.folder: Path | None = None
+        self.thread: threading.Thread | None = None
+        self.started = threading.Event()
+        self.leave = threading.Event()
+        self.error: BaseException | None = None
+
+
+_cluster = _Cluster()
+
+
+def prestart(
+    cpus: int, *, gpus: int | None = None, ray_address: str | None = None, preload: Sequence[str] = PRELOAD
+) -> None:
+    """Start Ray in a background thread and return at once; the next search waits for it.
+
+    Call it as early as a command knows that it will search: Ray and the imports of its workers take
+    some seconds, in which the data can be read. Does nothing where Ray runs already or is being started.
+
+    Args:
+        cpus: processors that trials may use together (parallel trials × threads).
+        gpus: GPUs that trials may use, None to look.
+        ray_address: of an existing cluster to connect to instead.
+        preload: modules that workers import at their start.
+    """
+    with _cluster.lock:
+        if _cluster.thread is not None:
+            return
+        _cluster.error = None
+        _cluster.started.clear()
+        _cluster.leave.clear()
+        arguments = (cpus, gpus, ray_address, tuple(preload))
+        _cluster.thread = threading.Thread(target=_start, args=arguments, name="ray-start", daemon=True)
+        _cluster.thread.start()
+
+
+def ensure_started(cpus: int, *, gpus: int | None = None, ray_address: str | None = None) -> Any:
+    """Start Ray, or wait until it has started, and return the ``ray`` module.
+
+    Raises:
+        RuntimeError: Ray could not be started or reached.
+    """
+    prestart(cpus, gpus=gpus, ray_address=ray_address)
+    _cluster.started.wait()
+    if _cluster.error is not None:
+        error, _cluster.thread = _cluster.error, None
+        raise RuntimeError(f"Ray did not start: {type(error).__name__}: {error}") from error
+    import ray
+
+    return ray
+
+
+def shutdown() -> None:
+    """Stop the Ray processes that this process started and remove their files; harmless where there are none."""
+    with _cluster.lock:
+        thread, _cluster.thread = _cluster.thread, None
+        if thread is None:
+            return
+        _cluster.started.wait()
+        import ray
+
+        ray.shutdown()
+        _cluster.leave.set()
+        thread.join()
+        if _cluster.folder is not None:
+            shutil.rmtree(_cluster.folder, ignore_errors=True)
+            _cluster.folder = None
+
+
+def scratch_folder() -> Path:
+    """Return a folder for temporary files that goes when Ray is shut down, or with the next sweep."""
+    return (_cluster.folder or Path(tempfile.gettempdir())) / "scratch"
+
+
+def _start(cpus: int, gpus: int | None, ray_address: str | None, preload: tuple[str, ...]) -> None:
+    try:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        if not ray.is_initialized():
+            if ray_address is not None:
+                ray.init(address=ray_address, logging_level=logging.ERROR, log_to_driver=False)
+            else:
+                _start_local(ray, cpus, gpus, preload)
+        import ray.tune  # noqa: F401  (half a second that need not be spent later)
+
+        for name in ("ray.tune", "ray.air", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    except BaseException as error:
+        _cluster.error = error
+    _cluster.started.set()
+    if _cluster.error is None:
+        # The kernel ends Ray's processes when the thread that started them does, so this one stays.
+        _cluster.leave.wait()
+
+
+def _start_local(ray: Any, cpus: int, gpus: int | None, preload: tuple[str, ...]) -> None:
+    parent = _short_folder()
+    _sweep(parent)
+    _cluster.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+    settings: dict[str, Any] = {"preload_python_modules": list(preload)} if preload else {}
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        include_dashboard=False,
+        object_store_memory=_STORE_BYTES,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        _temp_dir=str(_cluster.folder),
+        _system_config=settings,
+    )
+
+
+def _short_folder() -> Path:
+    # Ray's sockets lie some 75 characters below, and a socket's path may have 107.
+    folder = Path(tempfile.gettempdir())
+    return folder if len(str(folder)) <= 12 else Path("/tmp")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the files of processes that were killed before they could."""
+    for folder in parent.glob(f"{_PREFIX}*-*"):
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(OSError, ValueError):
+            if folder.stat().st_uid == os.getuid() and not Path(f"/proc/{int(number)}").exists():
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,241 @@
+"""Runs a search with Ray Tune: trials in parallel worker processes that are reused.
+
+Tune asks a searcher for trials, schedules them and notices dead workers. What it lacks is added here:
+trials end by themselves when a stop file appears in their folder (early stopping, deadline, Ctrl-C), so
+that each leaves an outcome; one that does not within a grace has its worker killed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from automl.records import Outcome, Progress
+from automl.search._driver import Driver
+from automl.search._ray_trainable import TrialTrainable
+
+#: Seconds that a trial told to stop, or whose own time is over, has before its worker is killed.
+GRACE_SECONDS = 2.0
+#: Extra seconds beyond its own time, as its clock starts a little later than the driver's.
+OWN_TIME_SLACK = 3.0
+#: Trials that must have ended before one may be stopped early.
+_LEAST_ENDED = 4
+
+
+class _Searcher(Searcher):
+    """Hands the driver's trials to Tune and the ends of trials to the driver."""
+
+    def __init__(self, driver: Driver, concurrency: int, config: dict[str, Any]) -> None:
+        super().__init__(metric="score", mode="max")
+        self.driver = driver
+        self.names: dict[str, str] = {}
+        self._concurrency = concurrency
+        self._config = config
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        # Tune asks one trial ahead; a trial chosen before there is a worker would be chosen too early.
+        if len(self.driver.running) >= self._concurrency and not self.driver.ending:
+            return None
+        spec = self.driver.next_trial()
+        if spec is None:
+            return Searcher.FINISHED if self.driver.over else None
+        self.names[trial_id] = spec.trial_id
+        return {**self._config, "folder": spec.folder}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        outcome = None
+        if result and not error and "outcome" in result:
+            outcome = Outcome.from_dict(json.loads(result["outcome"]))
+        self.driver.finished(self.names[trial_id], outcome, "worker died")
+
+    # The run folder is the truth; Tune's own snapshots are never read.
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
+
+
+class _Watch(Callback):
+    """Called by Tune's loop at every turn: passes reports on, polls the driver, kills what does not stop."""
+
+    def __init__(self, driver: Driver, names: dict[str, str]) -> None:
+        self._driver = driver
+        self._names = names
+        self._live: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = self._names[trial.trial_id]
+        self._live[name] = trial
+        self._driver.began(name)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any],
+                        **info: Any) -> None:
+        if "report" in result:
+            report = Progress.from_dict(json.loads(result["report"]))
+            self._driver.progressed(self._names[trial.trial_id], report)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._driver.poll()
+        now = time.monotonic()
+        for name, item in list(self._driver.running.items()):
+            if item.killed is not None:
+                continue
+            if self._driver.ending and now - (self._driver.ending_since or now) > GRACE_SECONDS:
+                self._kill(name, "the search ended")
+            elif item.since is not None and item.spec.seconds is not None:
+                late = now - item.since - item.spec.seconds
+                if late > GRACE_SECONDS + OWN_TIME_SLACK:
+                    self._kill(name, f"ran {late:.1f} s beyond its {item.spec.seconds:g} s; its worker was killed")
+        for name in [name for name in self._live if name not in self._driver.running]:
+            del self._live[name]
+
+    def _kill(self, name: str, why: str) -> None:
+        item = self._driver.running[name]
+        item.killed = why
+        trial = self._live.get(name)
+        actor = getattr(getattr(trial, "temporary_state", None), "ray_actor", None)
+        if actor is not None:
+            ray.kill(actor)
+        if self._driver.ending:
+            self._driver.finished(name, None)
+
+
+class _Stopper(tune.Stopper):
+    """Ends Tune's loop when the driver is ending and nothing runs, or what runs was killed."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._driver.ending and not self._driver.running
+
+
+class _Halving(AsyncHyperBandScheduler):
+    """Asynchronous successive halving that asks trials to stop instead of dropping them.
+
+    Li et al., *A System for Massively Parallel Hyperparameter Tuning*, MLSys 2020. Time is the
+    trial's own training seconds.
+    """
+
+    def __init__(self, driver: Driver, names: dict[str, str], first_rung: float, longest: float) -> None:
+        super().__init__(
+            time_attr="used",
+            metric="score",
+            mode="max",
+            grace_period=first_rung,
+            max_t=max(longest, first_rung),
+            reduction_factor=2,
+            stop_last_trials=False,
+        )
+        self._driver = driver
+        self._names = names
+        self._ended = 0
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        score = result.get("score")
+        if "report" not in result or score is None or score != score:
+            return str(self.CONTINUE)
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if decision == self.STOP and self._ended >= _LEAST_ENDED:
+            self._driver.stop(self._names[trial.trial_id])
+        return str(self.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._ended += 1
+
+
+def run(
+    driver: Driver,
+    trial_fn: str,
+    *,
+    concurrency: int,
+    resources: dict[str, float],
+    early_stopping: bool,
+    scratch: Path,
+) -> None:
+    """Run trials on a Ray that has been started, until the driver has none left.
+
+    Args:
+        driver: gives out trials and takes in outcomes.
+        trial_fn: importable name of the trial function.
+        concurrency: trials at a time.
+        resources: what Ray sets aside for each, for instance ``{"cpu": 1, "gpu": 0.5}``.
+        early_stopping: whether halving may stop trials that look weak.
+        scratch: folder in which Tune's files lie while it runs.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    storage = Path(tempfile.mkdtemp(prefix="tune-", dir=scratch))
+    config = {"trial_fn": trial_fn, "memory_limit": _memory_limit(concurrency)}
+    searcher = _Searcher(driver, concurrency, config)
+    left = max(driver.deadline - time.monotonic(), 1.0)
+    scheduler = (
+        _Halving(driver, searcher.names, max(2.0, 0.02 * left), left) if early_stopping else FIFOScheduler()
+    )
+    _keep_idle_workers(scheduler, concurrency)
+    try:
+        tune.run(
+            tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(resources)])),
+            name="search",
+            num_samples=-1,
+            search_alg=searcher,
+            scheduler=scheduler,
+            stop=_Stopper(driver),
+            callbacks=[_Watch(driver, searcher.names)],
+            storage_path=str(storage),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            max_failures=0,
+            fail_fast=False,
+            reuse_actors=True,
+            raise_on_failed_trial=False,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            verbose=0,
+        )
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _bundle(resources: dict[str, float]) -> dict[str, float]:
+    return {{"cpu": "CPU", "gpu": "GPU"}.get(name.lower(), name): amount for name, amount in resources.items()}
+
+
+def _memory_limit(concurrency: int) -> int:
+    """Half of a worker's fair share of the machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().total * 0.5 / max(concurrency, 1))
+
+
+def _keep_idle_workers(scheduler: Any, concurrency: int) -> None:
+    """Let Tune keep as many idle actors as there are trials at a time, not just one.
+
+    While a round waits for its last trial the other workers are idle; Tune would end all but one of them
+    and pay seconds for new ones. There is no setting for it, so this reaches into the actor cache, and
+    goes without where a release of Ray has none.
+    """
+    add = scheduler.on_trial_add
+    done = []
+
+    def on_trial_add(tune_controller: Any, trial: Any) -> None:
+        add(tune_controller, trial)
+        if not done:
+            done.append(True)
+            with suppress(AttributeError):
+                tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=concurrency)
+
+    scheduler.on_trial_add = on_trial_add
+

@@ -1,0 +1,28 @@
+"""Training: recipes from the strategy pool run on images; frozen features, fine-tuning, losses, augmentation."""
+
+from __future__ import annotations
+
+from automl.training._finetune import Fold, fine_tune
+from automl.training._frozen import OutOfTime, frozen_features, inference_runner
+from automl.training._heads import fit_logistic, fit_neighbours
+from automl.training._losses import make_loss
+from automl.training._methods import FINE_TUNING, FROZEN
+from automl.training._model import Features, VisionModel, load_model, new_model, save_model
+
+__all__ = [
+    "FINE_TUNING",
+    "FROZEN",
+    "Features",
+    "Fold",
+    "OutOfTime",
+    "VisionModel",
+    "fine_tune",
+    "fit_logistic",
+    "fit_neighbours",
+    "frozen_features",
+    "inference_runner",
+    "load_model",
+    "make_loss",
+    "new_model",
+    "save_model",
+]

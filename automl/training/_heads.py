@@ -1,0 +1,166 @@
+"""Heads on pooled features: linear, and nearest neighbours. Both are plain modules that export to ONNX."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LinearHead(nn.Module):
+    """Standardise, then one linear layer: ``[N, F]`` → ``[N, C]``."""
+
+    def __init__(self, features: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(features, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    center: Tensor
+    scale: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.dropout((features - self.center) / self.scale))
+        return logits
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "linear", "features": self.linear.in_features, "classes": self.linear.out_features}
+
+    @torch.no_grad()
+    def standardise(self, features: np.ndarray) -> None:
+        """Set the centre and scale from training features ``[N, F]``."""
+        self.center.copy_(torch.from_numpy(features.mean(0, dtype=np.float64)).float())
+        deviation = features.std(0, dtype=np.float64)
+        floor = max(1e-6, 1e-3 * float(deviation.max(initial=0.0)))
+        self.scale.copy_(torch.from_numpy(np.maximum(deviation, floor)).float())
+
+
+class NeighboursHead(nn.Module):
+    """k nearest neighbours by cosine, votes weighted by ``exp(similarity / T)``.
+
+    The weighted vote is that of Wu et al. 2018 (Unsupervised Feature Learning via Non-Parametric
+    Instance Discrimination, section 3.4). Each class's votes are divided by its prior when
+    ``balanced``, so that rare classes are not outvoted. Logits are log votes.
+    """
+
+    temperature = 0.07
+
+    def __init__(self, examples: int, features: int, classes: int, neighbours: int) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.register_buffer("center", torch.zeros(features))
+        self.register_buffer("bank", torch.zeros(examples, features))
+        self.register_buffer("votes", torch.zeros(examples, classes))
+
+    center: Tensor
+    bank: Tensor
+    votes: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        similarity = F.normalize(features - self.center, dim=1) @ self.bank.t()
+        top, index = similarity.topk(self.neighbours, dim=1)
+        weight = (top / self.temperature).softmax(dim=1)
+        votes = (self.votes[index] * weight.unsqueeze(2)).sum(dim=1)
+        return (votes + 1e-3).log()
+
+    def describe(self) -> dict[str, Any]:
+        examples, features = self.bank.shape
+        return {
+            "kind": "neighbours",
+            "examples": examples,
+            "features": features,
+            "classes": self.votes.shape[1],
+            "neighbours": self.neighbours,
+        }
+
+
+def build_head(description: Mapping[str, Any]) -> nn.Module:
+    """Rebuild an empty head from :meth:`describe`."""
+    kind = description["kind"]
+    if kind == "linear":
+        return LinearHead(description["features"], description["classes"])
+    if kind == "neighbours":
+        return NeighboursHead(
+            description["examples"], description["features"], description["classes"], description["neighbours"]
+        )
+    raise ValueError(f"unknown head {kind!r}; known: linear, neighbours")
+
+
+def fit_neighbours(features: np.ndarray, labels: np.ndarray, classes: int, neighbours: int) -> NeighboursHead:
+    """Store the training features ``[N, F]``; class votes are divided by the class's frequency."""
+    head = NeighboursHead(len(features), features.shape[1], classes, min(neighbours, len(features)))
+    center = features.mean(0)
+    bank = features - center
+    bank = bank / np.maximum(np.linalg.norm(bank, axis=1, keepdims=True), 1e-12)
+    prior = np.bincount(labels, minlength=classes) / len(labels)
+    votes = np.eye(classes)[labels] / np.maximum(prior, 1e-12)[labels, None] / classes
+    with torch.no_grad():
+        head.center.copy_(torch.from_numpy(center).float())
+        head.bank.copy_(torch.from_numpy(bank).float())
+        head.votes.copy_(torch.from_numpy(votes).float())
+    return head.eval()
+
+
+def fit_logistic(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    *,
+    strength: float,
+    balanced: bool = True,
+    max_iterations: int = 200,
+) -> LinearHead:
+    """Multinomial logistic regression on standardised features (scikit-learn's L-BFGS).
+
+    Args:
+        features: training features ``[N, F]``.
+        labels: class of each, ``[N]``.
+        classes: number of classes of the task; a class without an example gets a very low bias.
+        strength: inverse L2 regularisation, scikit-learn's ``C``.
+        balanced: weigh classes by inverse frequency.
+        max_iterations: of the solver.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    head = LinearHead(features.shape[1], classes)
+    head.standardise(features)
+    present = np.unique(labels)
+    with torch.no_grad():
+        if len(present) < 2:
+            head.linear.bias.fill_(-20.0)
+            head.linear.bias[int(present[0])] = 20.0
+            return head.eval()
+        scaled = ((features - head.center.numpy()) / head.scale.numpy()).astype(np.float32)
+        # The L2 penalty does not change under rotation, so more features than examples can be
+        # replaced by coordinates in the span of the examples without changing the solution.
+        basis = None
+        if scaled.shape[1] > len(scaled):
+            basis = np.linalg.svd(scaled, full_matrices=False)[2]
+            scaled = scaled @ basis.T
+        solver = LogisticRegression(
+            C=strength,
+            class_weight="balanced" if balanced else None,
+            max_iter=max_iterations,
+            tol=1e-3,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # not converged within the iterations: the path goes on from there
+            solver.fit(scaled.astype(np.float64), labels)
+        weight, bias = solver.coef_, solver.intercept_
+        if basis is not None:
+            weight = weight @ basis
+        if len(present) == 2:
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        head.linear.weight.zero_()
+        head.linear.bias.fill_(-20.0)
+        head.linear.weight[present] = torch.from_numpy(np.asarray(weight)).float()
+        head.linear.bias[present] = torch.from_numpy(np.asarray(bias)).float()
+    return head.eval()

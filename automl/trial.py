@@ -1,0 +1,343 @@
+"""One candidate on one task: fit it, score it on held-out images, leave everything on disk.
+
+``iterate_trial`` is a generator, so that whoever drives it (Ray Tune, a plain loop, a test) sees the
+progress and may stop it at any report; closing the generator ends the trial as ``stopped`` with what
+it had. The trial watches its own deadline. The worker writes the result itself; the outcome file comes
+last, so a folder with an outcome is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from automl.errors import AutomlError
+from automl.records import Outcome, Progress, TrialSpec
+
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_NEIGHBOURS = (1, 3, 5, 10, 20)
+
+
+def run_trial(spec: TrialSpec, report: Callable[[Progress], bool] | None = None) -> Outcome:
+    """Run a trial to its end.
+
+    Args:
+        spec: what to run.
+        report: called after each evaluation; a false return stops the trial.
+    """
+    steps = iterate_trial(spec)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+        if report is not None and not report(progress):
+            steps.close()
+            return read_outcome(Path(spec.folder))
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """Read what a finished trial left."""
+    return Outcome.from_dict(json.loads((folder / "outcome.json").read_text()))
+
+
+def iterate_trial(spec: TrialSpec) -> Generator[Progress, None, Outcome]:
+    """Run a trial step by step; see the module's text.
+
+    Yields:
+        Progress after each evaluation.
+
+    Returns:
+        The outcome, which is on disk by then. Errors of the candidate itself (a loss that diverges, a
+        backbone that cannot be built, no memory) become a ``failed`` outcome; only interrupts pass through.
+    """
+    began = time.monotonic()
+    folder = Path(spec.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "spec.json", spec.to_dict())
+    state = _State(spec, folder, began)
+    try:
+        yield from _fit(spec, state)
+        late = spec.seconds is not None and time.monotonic() - began > spec.seconds
+        outcome = state.outcome("timeout" if state.cut_short or (late and state.score is None) else "completed")
+    except GeneratorExit:
+        state.finish(state.outcome("stopped"))
+        raise
+    except Exception as error:  # whatever a candidate does wrong is its own failure, not the search's
+        status = "timeout" if type(error).__name__ == "OutOfTime" else "failed"
+        outcome = state.outcome(status, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    state.finish(outcome)
+    return outcome
+
+
+class _State:
+    """What a trial knows about itself at any moment, so that it can end at any moment."""
+
+    def __init__(self, spec: TrialSpec, folder: Path, began: float) -> None:
+        self.spec, self.folder, self.began = spec, folder, began
+        self.score: float | None = None
+        self.metrics: dict[str, Any] = {}
+        self.curve: list[list[float]] = []
+        self.epochs = 0
+        self.index: np.ndarray | None = None
+        self.probabilities: np.ndarray | None = None
+        self.cut_short = False
+        self.save: Callable[[], None] | None = None
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def scored(self, index: np.ndarray, probabilities: np.ndarray, score: float, epoch: int) -> None:
+        order = np.argsort(index)
+        self.index, self.probabilities = np.asarray(index)[order], np.asarray(probabilities, np.float32)[order]
+        self.score, self.epochs = score, epoch
+        self.curve.append([epoch, score, round(self.seconds(), 3)])
+
+    def outcome(self, status: str, error: str | None = None) -> Outcome:
+        return Outcome(
+            trial_id=self.spec.trial_id,
+            candidate_id=self.spec.candidate.id,
+            status=status,
+            score=self.score,
+            metrics=self.metrics,
+            seconds=round(self.seconds(), 3),
+            epochs=self.epochs,
+            curve=self.curve,
+            error=error,
+        )
+
+    def finish(self, outcome: Outcome) -> None:
+        """Write scores and model, then the outcome."""
+        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+        try:
+            if self.probabilities is not None and self.index is not None:
+                with open(self.folder / "scores.npz.part", "wb") as handle:
+                    np.savez(handle, index=self.index, probabilities=self.probabilities)
+                os.replace(self.folder / "scores.npz.part", self.folder / "scores.npz")
+                if self.save is not None:
+                    self.save()
+        except Exception as error:
+            outcome = replace(
+                outcome, status="failed", score=None, error=f"{type(error).__name__}: {str(error)[:300]}"
+            )
+        _write(self.folder / "outcome.json", outcome.to_dict())
+
+
+def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:
+    import torch
+
+    from automl.data import Dataset
+    from automl.training import FROZEN
+    from search_spaces.backbones import Backbone
+
+    if spec.device.startswith("cpu") or not torch.cuda.is_available():
+        torch.set_num_threads(max(1, spec.threads))
+    dataset = Dataset.open(spec.dataset_folder)
+    backbone = Backbone.from_dict(spec.backbone)
+    if spec.strategy["method"] in FROZEN:
+        yield from _frozen(spec, state, dataset, backbone)
+    else:
+        yield from _tuned(spec, state, dataset, backbone)
+    if spec.candidate.precision == "int8":
+        _score_quantised(spec, state, dataset)
+        yield state_progress(state, 1.0)
+
+
+def training_device(device: str) -> str:
+    """Where a trial trains: a GPU when there is one, whatever the model will run on later."""
+    import torch
+
+    if torch.cuda.is_available():
+        return device if device.startswith("cuda") else "cuda:0"
+    return "cpu"
+
+
+def state_progress(state: _State, fraction: float) -> Progress:
+    """The report that goes with the state."""
+    score = state.score if state.score is not None else math.nan
+    return Progress(epoch=state.epochs, fraction=fraction, score=score, seconds=state.seconds())
+
+
+def _deadline(spec: TrialSpec, state: _State, share: float = 1.0) -> float | None:
+    return None if spec.seconds is None else state.began + spec.seconds * share
+
+
+def score_of(objective: str, dataset: Any, index: np.ndarray, probabilities: np.ndarray) -> float:
+    """The objective's value on these images, with the label of the highest probability."""
+    from automl.evaluation import metrics
+    from automl.task import Objective
+
+    wanted = Objective.parse(objective)
+    labels = np.asarray(dataset.labels)[index]
+    return float(
+        metrics.compute(
+            wanted.name, wanted.class_name, labels, probabilities, probabilities.argmax(1), dataset.class_names
+        )
+    )
+
+
+def smooth_score(objective: float, labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The objective plus a little of the class-balanced likelihood, which ranks when images are few."""
+    p = np.clip(probabilities[np.arange(len(labels)), labels], 1e-4, 1.0)
+    per_class = [np.log(p[labels == c]).mean() for c in np.unique(labels)]
+    return objective + 0.25 * float(np.exp(np.mean(per_class)))
+
+
+def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
+    """A classical model on frozen features; scored out of fold, then fitted on all development images."""
+    from automl.training import fit_logistic, fit_neighbours, frozen_features, new_model, save_model
+
+    strategy, classes = spec.strategy, len(dataset.class_names)
+    labels = np.asarray(dataset.labels)
+    development = np.asarray(dataset.indices("development"))
+    deadline = _deadline(spec, state)
+    table = frozen_features(
+        dataset,
+        backbone,
+        spec.candidate.resolution,
+        strategy["taps"],
+        Path(spec.shared_folder),
+        indices=development,
+        threads=spec.threads,
+        device=training_device(spec.device),
+        deadline=deadline,
+    )
+    state.metrics["features_seconds"] = round(state.seconds(), 3)
+    folds = dataset.folds
+    balanced = strategy["loss"] in ("class_balanced", "logit_adjusted")
+    tuned = int(strategy["neighbours"]) if strategy["method"] == "knn" else float(strategy.get("strength", 0))
+    grid: tuple[Any, ...] = (tuned,) if tuned else (_NEIGHBOURS if strategy["method"] == "knn" else _STRENGTHS)
+    best: tuple[float, Any] | None = None
+    index = np.concatenate([validation for _train, validation in folds])
+    features = {fold: np.asarray(table[train]) for fold, (train, _v) in enumerate(folds)}
+
+    def fit(x: np.ndarray, y: np.ndarray, value: Any) -> Any:
+        if strategy["method"] == "knn":
+            return fit_neighbours(x, y, classes, int(value))
+        return fit_logistic(x, y, classes, strength=float(value), balanced=balanced)
+
+    slowest = 0.0
+    for step, value in enumerate(grid):
+        if best is not None and deadline is not None and time.monotonic() + 2.5 * slowest > deadline:
+            break
+        began = time.monotonic()
+        parts = []
+        for fold, (train, validation) in enumerate(folds):
+            head = fit(features[fold], labels[train], value)
+            parts.append(_apply(head, np.asarray(table[validation])))
+        slowest = max(slowest, time.monotonic() - began)
+        probabilities = np.concatenate(parts)
+        score = score_of(spec.objective, dataset, index, probabilities)
+        smooth = smooth_score(score, labels[index], probabilities)
+        if best is None or smooth > best[0]:
+            best = smooth, value
+            state.scored(index, probabilities, score, step + 1)
+            state.metrics["hyperparameter"] = value
+            yield state_progress(state, (step + 1) / (len(grid) + 1))
+    if best is None:
+        raise AutomlError("no setting could be fitted")
+    head = fit(np.asarray(table[development]), labels[development], best[1])
+    model = new_model(backbone, head, taps=strategy["taps"])
+    state.metrics["refitted"] = True
+    state.save = lambda: save_model(
+        model, state.folder, resolution=spec.candidate.resolution, whole=not backbone.pretrained
+    )
+    yield state_progress(state, 1.0)
+
+
+def _apply(head: Any, features: np.ndarray) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        parts = [
+            head(torch.from_numpy(np.ascontiguousarray(features[begin : begin + 1024]))).softmax(1).numpy()
+            for begin in range(0, len(features), 1024)
+        ]
+    return np.concatenate(parts)
+
+
+def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
+    """Fine-tune on each fold in turn; the scores are of images that the fold did not see."""
+    from automl.training import Fold, fine_tune, save_model
+
+    folds = [Fold(np.asarray(train), np.asarray(validation)) for train, validation in dataset.folds]
+    for number, fold in enumerate(folds):
+        share = (number + 1) / len(folds)
+        steps = fine_tune(
+            dataset,
+            fold,
+            backbone,
+            spec.strategy,
+            resolution=spec.candidate.resolution,
+            seed=spec.seed + number,
+            shared=Path(spec.shared_folder),
+            scratch=state.folder / "scratch",
+            threads=spec.threads,
+            device=training_device(spec.device),
+            deadline=_deadline(spec, state, share),
+            max_epochs=spec.max_epochs,
+        )
+        for _ in steps:
+            ended = [f for f in folds[: number + 1] if f.probabilities is not None]
+            index = np.concatenate([f.validation for f in ended])
+            probabilities = np.concatenate([f.probabilities for f in ended if f.probabilities is not None])
+            score = score_of(spec.objective, dataset, index, probabilities)
+            epochs = math.ceil(sum(f.epochs for f in folds) / len(folds))
+            state.scored(index, probabilities, score, epochs)
+            model = fold.model
+            state.save = lambda model=model: save_model(  # type: ignore[misc]
+                _merged(model), state.folder, resolution=spec.candidate.resolution, whole=True
+            )
+            yield state_progress(state, (number + fold.fraction) / len(folds))
+        state.metrics[f"fold{number}"] = fold.notes
+        state.metrics["epochs"] = round(float(np.mean([f.epochs for f in folds[: number + 1]])), 3)
+        state.cut_short = state.cut_short or bool(fold.notes.get("cut"))
+
+
+def _merged(model: Any) -> Any:
+    from automl.training._methods import merge_low_rank
+
+    merge_low_rank(model.body.backbone)
+    return model
+
+
+def _score_quantised(spec: TrialSpec, state: _State, dataset: Any) -> None:
+    """Replace the scores by those of the int8 file itself: what is deployed is what is judged."""
+    from automl.export import export_onnx, run_onnx
+    from automl.training import load_model
+
+    if state.save is None or state.index is None:
+        raise AutomlError("nothing was trained that could be quantised")
+    state.save()
+    state.save = None
+    side = spec.candidate.resolution
+    images = dataset.images(side)
+    calibration = np.asarray(dataset.indices("train"))
+    calibration = np.random.default_rng(spec.seed).permutation(calibration)[:128]
+    path = state.folder / "int8.onnx"
+    export_onnx(
+        load_model(state.folder), side, path, precision="int8", calibration=images[np.sort(calibration)]
+    )
+    probabilities = run_onnx(path, images, state.index)[0]
+    state.metrics["fp32_score"] = state.score
+    score = score_of(spec.objective, dataset, state.index, probabilities)
+    state.scored(state.index, probabilities, score, state.epochs)
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_suffix(path.suffix + ".part")
+    with open(temporary, "w") as handle:
+        json.dump(value, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
