@@ -1,0 +1,420 @@
+"""The task a user submits: constraints, objective, budget, device; every typed name is checked here.
+
+Nothing in this module imports torch, so a wrong command is answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from automl.errors import InputError, did_you_mean
+
+COST_METRICS = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
+QUALITY_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+CLASS_METRICS = ("recall", "precision", "auroc", "average_precision")
+
+_EXPRESSION = re.compile(
+    r"\s*(?P<name>[A-Za-z_]\w*)\s*(\[(?P<cls>.+?)\])?\s*(?P<op><=|>=|<|>|==|=)\s*(?P<number>.+?)\s*"
+)
+_METRIC = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(\[(?P<cls>.+?)\])?\s*")
+_UNITS = {
+    "latency": {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3},
+    "size": {"mb": 1.0, "kb": 1e-3, "gb": 1e3, "mib": 2**20 / 1e6, "kib": 1024 / 1e6, "b": 1e-6},
+    "memory": {"mb": 1.0, "kb": 1e-3, "gb": 1e3, "mib": 2**20 / 1e6},
+    "params": {"m": 1.0, "k": 1e-3, "g": 1e3},
+    "macs": {"m": 1.0, "k": 1e-3, "g": 1e3},
+}
+
+
+def _metric_names() -> list[str]:
+    return [*COST_METRICS, *QUALITY_METRICS, *(f"{name}[CLASS]" for name in CLASS_METRICS)]
+
+
+def _check_metric(name: str, class_name: str | None, text: str, *, costs: bool) -> None:
+    known = (*(COST_METRICS if costs else ()), *QUALITY_METRICS, *CLASS_METRICS)
+    if name not in known:
+        if not costs and name in COST_METRICS:
+            raise InputError(f"'{text}': {name} is a limit, not a goal; use --constraint '{name}<=…' for it")
+        shown = [n for n in _metric_names() if costs or n not in COST_METRICS]
+        hint = did_you_mean(name, known).split(" known:")[0]
+        raise InputError(f"'{text}': unknown metric '{name}'{hint} known: {', '.join(shown)}")
+    if name in CLASS_METRICS and class_name is None:
+        raise InputError(f"'{text}': {name} needs a class, for instance {name}[defect]")
+    if name not in CLASS_METRICS and class_name is not None:
+        raise InputError(f"'{text}': {name} takes no class; write {name} without [{class_name}]")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One limit: ``NAME OP NUMBER``.
+
+    Attributes:
+        name: a cost or quality metric.
+        op: ``<=`` or ``>=``.
+        limit: the number; milliseconds, megabytes (1e6 bytes), millions, or a share in 0..1.
+        class_name: of a metric of one class.
+    """
+
+    name: str
+    op: str
+    limit: float
+    class_name: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """Parse for instance ``latency_ms<=5`` or ``recall[defect]>=0.995``; a number may carry its unit.
+
+        Raises:
+            InputError: an unknown metric, operator or unit, or a limit that cannot be meant.
+        """
+        match = _EXPRESSION.fullmatch(str(text))
+        if match is None:
+            raise InputError(
+                f"constraint '{text}' has not the form NAME<=NUMBER or NAME>=NUMBER, "
+                "for instance latency_ms<=5"
+            )
+        name, class_name, op = match["name"], match["cls"], match["op"]
+        _check_metric(name, class_name, text, costs=True)
+        if op not in ("<=", ">="):
+            raise InputError(f"constraint '{text}': operator '{op}' is not known; use <= or >=")
+        limit = _number(match["number"], name, text)
+        is_cost = name in COST_METRICS
+        if is_cost and op == ">=":
+            raise InputError(
+                f"constraint '{text}': {name} is a cost, so its limit is '{name}<={match['number']}'"
+            )
+        if not is_cost and op == "<=":
+            raise InputError(
+                f"constraint '{text}': {name} is a quality, so its limit is '{name}>={match['number']}'"
+            )
+        if is_cost and limit <= 0:
+            raise InputError(f"constraint '{text}': the limit {limit:g} must be above 0")
+        if not is_cost and not 0 <= limit <= 1:
+            percent = f"; {limit:g} % is written {limit / 100:g}" if 1 < limit <= 100 else ""
+            raise InputError(f"constraint '{text}': {name} is a share between 0 and 1{percent}")
+        return cls(name, op, limit, class_name)
+
+    @property
+    def metric(self) -> str:
+        """The metric with its class, as in reports: ``recall[defect]``."""
+        return self.name if self.class_name is None else f"{self.name}[{self.class_name}]"
+
+    @property
+    def expression(self) -> str:
+        """The constraint as text that parses back."""
+        return f"{self.metric}{self.op}{self.limit:.12g}"
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it limits the exported file rather than its predictions."""
+        return self.name in COST_METRICS
+
+    def satisfied(self, value: float) -> bool:
+        """Whether a measured value keeps the limit; NaN does not."""
+        return value <= self.limit if self.op == "<=" else value >= self.limit
+
+    def violation(self, value: float) -> float:
+        """How far a value is beyond the limit, relative to it; at most 0 where it holds, inf for NaN."""
+        if math.isnan(value):
+            return math.inf
+        gap = value - self.limit if self.op == "<=" else self.limit - value
+        return gap / max(abs(self.limit), 1e-9)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is maximised within the limits: a quality metric."""
+
+    name: str = "balanced_accuracy"
+    class_name: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """Parse for instance ``balanced_accuracy`` or ``precision[defect]``.
+
+        Raises:
+            InputError: an unknown metric, or one that is a limit only.
+        """
+        match = _METRIC.fullmatch(str(text))
+        if match is None:
+            raise InputError(
+                f"objective '{text}' is not a metric; known: "
+                f"{', '.join(n for n in _metric_names() if n not in COST_METRICS)}"
+            )
+        _check_metric(match["name"], match["cls"], text, costs=False)
+        return cls(match["name"], match["cls"])
+
+    @property
+    def expression(self) -> str:
+        """The objective as text that parses back."""
+        return self.name if self.class_name is None else f"{self.name}[{self.class_name}]"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Wall-clock seconds of a submit."""
+
+    seconds: float = 600.0
+
+    @classmethod
+    def parse(cls, value: str | float | int) -> Budget:
+        """Parse ``20m``, ``90s``, ``1h30m`` or a number of seconds.
+
+        Raises:
+            InputError: another unit, nothing, or less than ten seconds.
+        """
+        text = str(value).strip().lower()
+        seconds = 0.0
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        else:
+            parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)", text)
+            if not parts or re.sub(r"\d+(?:\.\d+)?\s*[a-zµ]+\s*", "", text):
+                raise InputError(f"budget '{value}' is not a time; write for instance 90s, 20m or 1h30m")
+            units = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+            for number, unit in parts:
+                if unit not in units:
+                    raise InputError(
+                        f"budget '{value}': unit '{unit}' is not known; use s, m, h or d, as in 1h30m"
+                    )
+                seconds += float(number) * units[unit]
+        if not seconds >= 10:
+            raise InputError(f"budget '{value}' is {seconds:g} seconds; at least 10 seconds are needed")
+        return cls(seconds)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the exported model will run: ``cpu:THREADS`` or ``cuda:INDEX``."""
+
+    kind: str = "cpu"
+    number: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Device:
+        """Parse ``cpu``, ``cpu:1`` or ``cuda:0``.
+
+        Raises:
+            InputError: another form, or more threads than this machine has.
+        """
+        match = re.fullmatch(r"\s*(cpu|cuda)(?::(\d+))?\s*", str(text))
+        if match is None:
+            raise InputError(f"device '{text}' is not known; use cpu:1 (one thread), cpu:2, …, or cuda:0")
+        number = int(match[2]) if match[2] is not None else (1 if match[1] == "cpu" else 0)
+        cores = os.cpu_count() or 1
+        if match[1] == "cpu" and not 1 <= number <= cores:
+            raise InputError(
+                f"device '{text}': this machine has {cores} cores, so cpu:1 to cpu:{cores} can be measured"
+            )
+        return cls(match[1], number)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of the exported model."""
+        return self.number if self.kind == "cpu" else 1
+
+    @property
+    def index(self) -> int:
+        """Number of the GPU."""
+        return self.number if self.kind == "cuda" else 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.number}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One submit, validated.
+
+    Attributes:
+        data: folder, manifest or npz.
+        constraints: limits that the result keeps.
+        objective: what is maximised.
+        budget: wall-clock seconds.
+        max_trials: number of trials instead of the clock; the run is then repeatable.
+        device: where the result will run.
+        seed: of splits and everything random.
+        weights_dirs: folders that hold pretrained models as sub-folders.
+        backbones: models asked for by name; empty for all that can be had.
+    """
+
+    data: str
+    constraints: tuple[Constraint, ...] = ()
+    objective: Objective = Objective()
+    budget: Budget = Budget()
+    max_trials: int | None = None
+    device: Device = Device()
+    seed: int = 0
+    weights_dirs: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = ()
+
+    @classmethod
+    def make(
+        cls,
+        data: str | os.PathLike[str],
+        *,
+        constraints: Sequence[str | Constraint] = (),
+        objective: str = "balanced_accuracy",
+        budget: str | float = "10m",
+        max_trials: int | None = None,
+        device: str = "cpu:1",
+        seed: int = 0,
+        weights_dirs: Sequence[str | os.PathLike[str]] = (),
+        backbones: Sequence[str] = (),
+    ) -> Task:
+        """Build from what a user types.
+
+        Raises:
+            InputError: anything is not what it should be.
+        """
+        path = Path(data).expanduser()
+        if not path.exists():
+            raise InputError(
+                f"data '{data}' does not exist; give a folder of images, a CSV or Parquet manifest, or an npz"
+            )
+        for folder in weights_dirs:
+            if not Path(folder).expanduser().is_dir():
+                raise InputError(f"weights folder '{folder}' does not exist or is not a folder")
+        if max_trials is not None and max_trials < 1:
+            raise InputError(f"--max-trials is {max_trials}; it is at least 1")
+        if seed < 0:
+            raise InputError(f"seed is {seed}; it is at least 0")
+        parsed = tuple(c if isinstance(c, Constraint) else Constraint.parse(c) for c in constraints)
+        return cls(
+            str(path.resolve()),
+            check_constraints(parsed),
+            Objective.parse(objective),
+            Budget.parse(budget),
+            max_trials,
+            Device.parse(device),
+            int(seed),
+            tuple(str(Path(folder).expanduser().resolve()) for folder in weights_dirs),
+            tuple(backbones),
+        )
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Check that every class a user named exists.
+
+        Raises:
+            InputError: one does not.
+        """
+        check_class_names((*self.constraints, self.objective), class_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "data": self.data,
+            "constraints": [c.expression for c in self.constraints],
+            "objective": self.objective.expression,
+            "budget": self.budget.seconds,
+            "max_trials": self.max_trials,
+            "device": str(self.device),
+            "seed": self.seed,
+            "weights_dirs": list(self.weights_dirs),
+            "backbones": list(self.backbones),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """Rebuild from :meth:`to_dict`."""
+        return cls(
+            str(values["data"]),
+            tuple(Constraint.parse(text) for text in values["constraints"]),
+            Objective.parse(values["objective"]),
+            Budget(float(values["budget"])),
+            values.get("max_trials"),
+            Device.parse(values["device"]),
+            int(values["seed"]),
+            tuple(values.get("weights_dirs", ())),
+            tuple(values.get("backbones", ())),
+        )
+
+
+def check_class_names(wanted: Sequence[Constraint | Objective], class_names: Sequence[str]) -> None:
+    """Check that the classes of these metrics exist.
+
+    Raises:
+        InputError: one does not.
+    """
+    for item in wanted:
+        if item.class_name is not None and item.class_name not in class_names:
+            raise InputError(
+                f"'{item.expression}': the data has no class '{item.class_name}'"
+                f"{did_you_mean(item.class_name, class_names)}"
+            )
+
+
+def check_constraints(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
+    """Drop repetitions.
+
+    Raises:
+        InputError: the same metric is limited twice with different numbers.
+    """
+    seen: dict[str, Constraint] = {}
+    for constraint in constraints:
+        before = seen.setdefault(constraint.metric, constraint)
+        if before.limit != constraint.limit:
+            raise InputError(
+                f"contradictory limits '{before.expression}' and '{constraint.expression}'; give one of them"
+            )
+    return tuple(seen.values())
+
+
+def parse_limits_file(path: str | os.PathLike[str]) -> list[tuple[Constraint, ...]]:
+    """Read many sets of limits: JSON, a list of lists of expressions; or text, one set per line, separated by commas.
+
+    Raises:
+        InputError: the file is missing or a set cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"limits file '{path}' cannot be read: {error}") from error
+    rows: list[list[str]]
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+            rows = [[str(item) for item in ([row] if isinstance(row, str) else row)] for row in values]
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"limits file '{path}' is not a JSON list of lists of constraints: {error}"
+            ) from error
+    else:
+        lines = [line.split("#")[0].strip() for line in text.splitlines()]
+        rows = [[part for part in re.split(r"[,;]\s*|\s{2,}", line) if part] for line in lines if line]
+    if not rows:
+        raise InputError(
+            f"limits file '{path}' holds no set of limits; write one per line, as latency_ms<=5, size_mb<=4"
+        )
+    return [check_constraints(tuple(Constraint.parse(part) for part in row)) for row in rows]
+
+
+def _number(text: str, name: str, whole: str) -> float:
+    match = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-zµ%]*)", text)
+    if match is None:
+        raise InputError(f"constraint '{whole}': '{text}' is not a number")
+    value, unit = float(match[1]), match[2].lower()
+    if not math.isfinite(value):
+        raise InputError(f"constraint '{whole}': '{text}' is not a finite number")
+    if not unit:
+        return value
+    kind = name.split("_")[0]
+    if name in COST_METRICS:
+        units = _UNITS[kind]
+        if unit not in units:
+            raise InputError(
+                f"constraint '{whole}': unit '{match[2]}' does not fit {name}; known: {', '.join(units)}"
+            )
+        return value * units[unit]
+    if unit == "%":
+        return value / 100
+    raise InputError(
+        f"constraint '{whole}': unit '{match[2]}' does not fit {name}; write a share such as 0.95, or 95%"
+    )

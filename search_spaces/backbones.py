@@ -1,0 +1,353 @@
+"""Backbones: which networks can be had, from where, under which licence; and where their stages are."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces import families
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+#: Hub models that are looked for in the local hub cache when nothing is asked for by name.
+HUB_DEFAULTS = (
+    "mobilenetv3_small_100.lamb_in1k",
+    "mobilenetv4_conv_small.e2400_r224_in1k",
+    "mobilenetv2_100.ra_in1k",
+    "tf_efficientnet_lite0.in1k",
+    "efficientnet_b0.ra_in1k",
+    "resnet18.a1_in1k",
+    "convnext_atto.d2_in1k",
+)
+
+
+class BackboneError(ValueError):
+    """A backbone cannot be had or built; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One network.
+
+    Attributes:
+        name: shown to the user and part of a candidate's id.
+        source: ``local-dir:PATH``, a timm tag, or ``scratch``.
+        architecture: timm's or a family's name of it.
+        pretrained: whether weights come with it.
+        mean, std: normalisation of inputs in 0..1.
+        licence: of the weights, as they state it.
+        num_features: width of the pooled features; None where unknown.
+        family: ``timm`` or a name of :data:`search_spaces.families.FAMILIES`.
+    """
+
+    name: str
+    source: str
+    architecture: str
+    pretrained: bool
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    licence: str = "unknown"
+    num_features: int | None = None
+    family: str = "timm"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Backbone:
+        """Rebuild from :meth:`to_dict`."""
+        known = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
+        return cls(**{**known, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def find_backbones(
+    weights_dirs: Sequence[str | os.PathLike[str]] = (), names: Sequence[str] = ()
+) -> tuple[list[Backbone], list[str]]:
+    """Return the backbones that can be had and, for each that cannot, one line that says what to do.
+
+    Args:
+        weights_dirs: folders whose sub-folders are models (``config.json`` and ``model.safetensors``).
+        names: models asked for: ``local-dir:PATH``, a timm tag, or the name of a folder below a weights
+            folder; empty for all folders and whatever of :data:`HUB_DEFAULTS` the local hub cache holds.
+
+    Networks for training from scratch come last and are always there unless names are given.
+    """
+    found: dict[str, Backbone] = {}
+    skipped: list[str] = []
+    local: dict[str, Path] = {}
+    for directory in weights_dirs:
+        folder = Path(directory)
+        if (folder / "config.json").exists():
+            local.setdefault(folder.name, folder)
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if entry.is_dir() and not entry.name.startswith("."):
+                local.setdefault(entry.name, entry)
+    wanted = list(names) or [*local, *HUB_DEFAULTS]
+    for name in wanted:
+        try:
+            if name.startswith("local-dir:"):
+                backbone = _local(Path(name.removeprefix("local-dir:")))
+            elif name in local:
+                backbone = _local(local[name])
+            elif any(name in family.NAMES for family in families.FAMILIES.values()):
+                backbone = scratch(name)
+            else:
+                backbone = _hub(name, download=bool(names))
+        except BackboneError as error:
+            if names or name in local:
+                skipped.append(f"backbone {name} is left out: {error}")
+            continue
+        found.setdefault(backbone.name, backbone)
+    if not names:
+        for family in families.FAMILIES.values():
+            for name in family.NAMES:
+                found.setdefault(name, scratch(name))
+    return list(found.values()), skipped
+
+
+def scratch(name: str) -> Backbone:
+    """A network of one of the families, without pretrained weights."""
+    family = next((key for key, module in families.FAMILIES.items() if name in module.NAMES), None)
+    if family is None:
+        raise BackboneError(f"no family has {name!r}")
+    return Backbone(name, "scratch", name, False, licence="none needed (trained from scratch)", family=family)
+
+
+def _local(folder: Path) -> Backbone:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = str(config["architecture"])
+        settings = config.get("pretrained_cfg") or config
+        mean, std = settings.get("mean", IMAGENET_MEAN), settings.get("std", IMAGENET_STD)
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError("mean and std need three numbers")
+    except FileNotFoundError:
+        raise BackboneError(
+            f"{folder} has no config.json; a model folder holds config.json and model.safetensors"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackboneError(
+            f"{folder}/config.json cannot be used ({_line(error)}); copy the model again"
+        ) from None
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise BackboneError(
+            f"{folder} has no model.safetensors; other formats are not read because they can run code"
+        )
+    try:
+        from safetensors import safe_open
+
+        with safe_open(weights, framework="np") as handle:
+            if not list(handle.keys()):
+                raise ValueError("no tensors")
+    except Exception as error:
+        raise BackboneError(f"{weights} cannot be read ({_line(error)}); copy the model again") from None
+    import timm
+
+    if not timm.is_model(architecture):
+        raise BackboneError(f"timm has no architecture {architecture!r}; install a newer timm")
+    return Backbone(
+        folder.name,
+        f"local-dir:{folder.resolve()}",
+        architecture,
+        True,
+        tuple(float(v) for v in mean),
+        tuple(float(v) for v in std),
+        _licence(folder, settings),
+        config.get("num_features"),
+    )
+
+
+def _licence(folder: Path, settings: Mapping[str, Any]) -> str:
+    stated = settings.get("license") or settings.get("licence")
+    if stated:
+        return str(stated)
+    files = sorted(p.name for p in folder.iterdir() if p.name.upper().startswith(("LICENSE", "LICENCE")))
+    return files[0].split("-", 1)[-1].removesuffix(".txt") if files and "-" in files[0] else "unknown"
+
+
+def _hub(name: str, *, download: bool) -> Backbone:
+    import timm
+
+    plain = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    base = plain.split("/")[-1].split(".")[0]
+    if not timm.is_model(base):
+        close = timm.list_models(f"*{base.split('_')[0]}*")[:4]
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise BackboneError(f"timm has no model {name!r}{hint} — or give local-dir:PATH")
+    config = timm.get_pretrained_cfg(plain.split("/")[-1], allow_unregistered=False)
+    if config is None or not config.has_weights:
+        raise BackboneError("timm lists no weights for it; choose a tag from timm.list_pretrained()")
+    hub_id = (plain if "/" in plain else config.hf_hub_id) or ""
+    if hub_id.endswith("/"):
+        hub_id += plain
+    if not _in_hub_cache(hub_id) and not download:
+        raise BackboneError("not in the local hub cache")
+    backbone = Backbone(
+        plain.split("/")[-1],
+        f"hf-hub:{hub_id}",
+        config.architecture or base,
+        True,
+        tuple(config.mean),
+        tuple(config.std),
+        str(config.license or "unknown"),
+    )
+    if download:
+        try:
+            create_backbone(backbone)
+        except Exception as error:
+            raise BackboneError(
+                f"its weights cannot be fetched ({_line(error)}); connect once, or put the folder "
+                "below --weights-dir"
+            ) from None
+    return backbone
+
+
+def _in_hub_cache(hub_id: str) -> bool:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str)
+    except Exception:
+        return False
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+
+
+def create_backbone(backbone: Backbone, *, num_classes: int = 0, pretrained: bool | None = None) -> nn.Module:
+    """Build the network.
+
+    Args:
+        backbone: which.
+        num_classes: 0 for pooled features ``[N, F]``; otherwise logits of a new head.
+        pretrained: False leaves the weights out, for measuring; None takes them where there are any.
+
+    Raises:
+        BackboneError: it cannot be built.
+    """
+    if backbone.family != "timm":
+        if num_classes:
+            raise BackboneError("a family's network has no head of its own; put one on its features")
+        return families.create(backbone.architecture)
+    import timm
+
+    with_weights = backbone.pretrained if pretrained is None else pretrained and backbone.pretrained
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model: nn.Module = timm.create_model(
+                backbone.source, pretrained=with_weights, num_classes=num_classes
+            )
+    except Exception as error:
+        raise BackboneError(f"{backbone.name} cannot be built ({_line(error)})") from error
+    return model.float()
+
+
+def feature_stages(model: nn.Module) -> list[nn.Module]:
+    """Return the modules whose outputs mark the network's stages, from the input to the head.
+
+    Known layouts are taken by name; otherwise the children of the longest ``Sequential`` or ``ModuleList``.
+    """
+    inner = getattr(model, "wrapped", model)
+    blocks = _stage_container(inner)
+    stages = list(blocks.children()) if blocks is not None else []
+    if len(stages) > 8:  # a transformer: a few of its many equal blocks
+        picks = sorted({round((i + 1) * len(stages) / 4) - 1 for i in range(4)})
+        stages = [stages[i] for i in picks]
+    return stages
+
+
+def _stage_container(model: nn.Module) -> nn.Module | None:
+    for name in ("blocks", "stages", "layers", "features"):
+        child = getattr(model, name, None)
+        if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 1:
+            return child
+    layers = [getattr(model, f"layer{i}", None) for i in range(1, 5)]
+    if all(isinstance(layer, nn.Module) for layer in layers):
+        return nn.ModuleList([layer for layer in layers if layer is not None])
+    candidates = [m for m in model.children() if isinstance(m, nn.Sequential | nn.ModuleList)]
+    return max(candidates, key=len, default=None)
+
+
+def stage_groups(model: nn.Module) -> list[list[str]]:
+    """Return the names of the parameters, grouped from stem to head: ``[stem, stage 1, …, rest]``."""
+    container = _stage_container(model)
+    stages = list(container.children()) if container is not None else []
+    of = {id(p): level for level, stage in enumerate(stages) for p in stage.parameters()}
+    groups: list[list[str]] = [[] for _ in range(len(stages) + 2)]
+    inside = False
+    for name, parameter in model.named_parameters():
+        level = of.get(id(parameter))
+        if level is not None:
+            inside = True
+            groups[level + 1].append(name)
+        else:
+            groups[-1 if inside else 0].append(name)
+    return [group for group in groups if group]
+
+
+class _Trunk(nn.Module):
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+class _Tail(_Trunk):
+    """The stages after the trunk and the network's own pooling (timm's ``forward_head``)."""
+
+    def __init__(self, parts: Sequence[nn.Module], owner: nn.Module) -> None:
+        super().__init__(parts)
+        self._owner = [owner]  # in a list so that the whole network is not registered below its own tail
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._owner[0].forward_head(super().forward(x))  # type: ignore[operator]
+        return out
+
+
+def trunk_split(model: nn.Module, stages: int) -> tuple[nn.Module, nn.Module] | None:
+    """Cut a network behind its first ``stages`` stages: (trunk, tail), sharing its modules.
+
+    ``tail(trunk(x))`` equals ``model(x)``, which is checked on random input in evaluation mode; None where
+    the layout is not known or the check fails.
+    """
+    container = getattr(model, "blocks", None)
+    if not isinstance(container, nn.Sequential) or not hasattr(model, "forward_head"):
+        return None
+    blocks = list(container.children())
+    if not 1 <= stages < len(blocks):
+        return None
+    before = [getattr(model, name) for name in ("conv_stem", "bn1") if hasattr(model, name)]
+    after = [getattr(model, name) for name in ("conv_head", "bn2") if hasattr(model, name)]
+    after = [] if hasattr(model, "conv_norm_first") else after
+    if not hasattr(model, "conv_stem"):
+        return None
+    if "MobileNetV3" in type(model).__name__:
+        after = []  # its conv_head comes after the pooling, inside forward_head
+    trunk, tail = _Trunk([*before, *blocks[:stages]]), _Tail([*blocks[stages:], *after], model)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+            same = torch.allclose(model(x), tail(trunk(x)), atol=1e-4, rtol=1e-3)
+    except Exception:
+        same = False
+    finally:
+        model.train(training)
+    return (trunk, tail) if same else None
