@@ -41,6 +41,8 @@ class TrialSpec:
         constraints: expressions of the constraints.
         shared_folder: features and trunks that trials of the run share.
         strategy: fields of the strategy with the candidate's overrides applied.
+        purpose: ``search``, or ``refit`` to train on all development images, which leaves no score.
+        initial: folder of a stored model that the training goes on from, None for the candidate's own start.
     """
 
     trial_id: str
@@ -57,6 +59,8 @@ class TrialSpec:
     constraints: list[str]
     shared_folder: str
     strategy: dict[str, Any]
+    purpose: str = "search"
+    initial: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -161,7 +165,9 @@ def _known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{cls.__name__} is a {type(values).__name__}; a JSON object is needed")
     fields = dataclasses.fields(cls)
     required = {
-        f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
     missing = sorted(required - set(values))
     if missing:

@@ -69,7 +69,8 @@ def iterate_trial(spec: TrialSpec) -> Generator[Progress, None, Outcome]:
     try:
         yield from _fit(spec, state)
         late = spec.seconds is not None and time.monotonic() - began > spec.seconds
-        outcome = state.outcome("timeout" if state.cut_short or (late and state.score is None) else "completed")
+        unscored = state.score is None and spec.purpose == "search"
+        outcome = state.outcome("timeout" if late and unscored else "completed")
     except GeneratorExit:
         state.finish(state.outcome("stopped"))
         raise
@@ -91,7 +92,6 @@ class _State:
         self.epochs = 0
         self.index: np.ndarray | None = None
         self.probabilities: np.ndarray | None = None
-        self.cut_short = False
         self.save: Callable[[], None] | None = None
 
     def seconds(self) -> float:
@@ -99,9 +99,16 @@ class _State:
 
     def scored(self, index: np.ndarray, probabilities: np.ndarray, score: float, epoch: int) -> None:
         order = np.argsort(index)
-        self.index, self.probabilities = np.asarray(index)[order], np.asarray(probabilities, np.float32)[order]
+        self.index, self.probabilities = (
+            np.asarray(index)[order],
+            np.asarray(probabilities, np.float32)[order],
+        )
         self.score, self.epochs = score, epoch
         self.curve.append([epoch, score, round(self.seconds(), 3)])
+
+    def trained(self, epochs: float) -> None:
+        """Note progress of a refit, which has no images to be scored on."""
+        self.epochs = math.ceil(epochs)
 
     def outcome(self, status: str, error: str | None = None) -> Outcome:
         return Outcome(
@@ -124,8 +131,8 @@ class _State:
                 with open(self.folder / "scores.npz.part", "wb") as handle:
                     np.savez(handle, index=self.index, probabilities=self.probabilities)
                 os.replace(self.folder / "scores.npz.part", self.folder / "scores.npz")
-                if self.save is not None:
-                    self.save()
+            if self.save is not None:
+                self.save()
         except Exception as error:
             outcome = replace(
                 outcome, status="failed", score=None, error=f"{type(error).__name__}: {str(error)[:300]}"
@@ -148,7 +155,7 @@ def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:
         yield from _frozen(spec, state, dataset, backbone)
     else:
         yield from _tuned(spec, state, dataset, backbone)
-    if spec.candidate.precision == "int8":
+    if spec.candidate.precision == "int8" and spec.purpose == "search":
         _score_quantised(spec, state, dataset)
         yield state_progress(state, 1.0)
 
@@ -181,7 +188,12 @@ def score_of(objective: str, dataset: Any, index: np.ndarray, probabilities: np.
     labels = np.asarray(dataset.labels)[index]
     return float(
         metrics.compute(
-            wanted.name, wanted.class_name, labels, probabilities, probabilities.argmax(1), dataset.class_names
+            wanted.name,
+            wanted.class_name,
+            labels,
+            probabilities,
+            probabilities.argmax(1),
+            dataset.class_names,
         )
     )
 
@@ -216,7 +228,9 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     folds = dataset.folds
     balanced = strategy["loss"] in ("class_balanced", "logit_adjusted")
     tuned = int(strategy["neighbours"]) if strategy["method"] == "knn" else float(strategy.get("strength", 0))
-    grid: tuple[Any, ...] = (tuned,) if tuned else (_NEIGHBOURS if strategy["method"] == "knn" else _STRENGTHS)
+    grid: tuple[Any, ...] = (
+        (tuned,) if tuned else (_NEIGHBOURS if strategy["method"] == "knn" else _STRENGTHS)
+    )
     best: tuple[float, Any] | None = None
     index = np.concatenate([validation for _train, validation in folds])
     features = {fold: np.asarray(table[train]) for fold, (train, _v) in enumerate(folds)}
@@ -249,6 +263,7 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     head = fit(np.asarray(table[development]), labels[development], best[1])
     model = new_model(backbone, head, taps=strategy["taps"])
     state.metrics["refitted"] = True
+    state.metrics["head_mb"] = sum(t.numel() * t.element_size() for t in head.state_dict().values()) / 1e6
     state.save = lambda: save_model(
         model, state.folder, resolution=spec.candidate.resolution, whole=not backbone.pretrained
     )
@@ -268,9 +283,11 @@ def _apply(head: Any, features: np.ndarray) -> np.ndarray:
 
 def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
     """Fine-tune on each fold in turn; the scores are of images that the fold did not see."""
-    from automl.training import Fold, fine_tune, save_model
+    from automl.training import Fold, fine_tune, load_model, save_model
 
     folds = [Fold(np.asarray(train), np.asarray(validation)) for train, validation in dataset.folds]
+    if spec.purpose == "refit":
+        folds = [Fold(np.asarray(dataset.indices("development")), np.zeros(0, dtype=np.int64))]
     for number, fold in enumerate(folds):
         share = (number + 1) / len(folds)
         steps = fine_tune(
@@ -286,22 +303,26 @@ def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gener
             device=training_device(spec.device),
             deadline=_deadline(spec, state, share),
             max_epochs=spec.max_epochs,
+            initial=load_model(spec.initial) if spec.initial else None,
         )
         for _ in steps:
+            model = fold.model
+            state.save = lambda model=model: save_model(  # type: ignore[misc]
+                _merged(model), state.folder, resolution=spec.candidate.resolution, whole=True
+            )
+            if fold.probabilities is None:
+                state.trained(fold.epochs)
+                yield state_progress(state, fold.fraction)
+                continue
             ended = [f for f in folds[: number + 1] if f.probabilities is not None]
             index = np.concatenate([f.validation for f in ended])
             probabilities = np.concatenate([f.probabilities for f in ended if f.probabilities is not None])
             score = score_of(spec.objective, dataset, index, probabilities)
             epochs = math.ceil(sum(f.epochs for f in folds) / len(folds))
             state.scored(index, probabilities, score, epochs)
-            model = fold.model
-            state.save = lambda model=model: save_model(  # type: ignore[misc]
-                _merged(model), state.folder, resolution=spec.candidate.resolution, whole=True
-            )
             yield state_progress(state, (number + fold.fraction) / len(folds))
         state.metrics[f"fold{number}"] = fold.notes
         state.metrics["epochs"] = round(float(np.mean([f.epochs for f in folds[: number + 1]])), 3)
-        state.cut_short = state.cut_short or bool(fold.notes.get("cut"))
 
 
 def _merged(model: Any) -> Any:

@@ -65,6 +65,7 @@ def fine_tune(
     device: str = "cpu",
     deadline: float | None = None,
     max_epochs: float | None = None,
+    initial: VisionModel | None = None,
 ) -> Iterator[Fold]:
     """Train on ``fold.train``; yield the fold after each evaluation on ``fold.validation``.
 
@@ -81,6 +82,8 @@ def fine_tune(
         threads, device: where it runs.
         deadline: ``time.monotonic()`` by which the last evaluation is done.
         max_epochs: bound on the strategy's epochs.
+        initial: a trained model to go on from with a new cycle of the schedule (warm restart, Loshchilov &
+            Hutter 2017), instead of the strategy's own start.
 
     Raises:
         OutOfTime: not even one step fits.
@@ -91,7 +94,7 @@ def fine_tune(
     place = torch.device("cpu" if device.startswith("cpu") else device)
     classes = len(dataset.class_names)
     labels = torch.from_numpy(np.asarray(dataset.labels, dtype=np.int64))
-    model = _start(dataset, fold, backbone, strategy, resolution, shared, threads, device, deadline)
+    model = initial or _start(dataset, fold, backbone, strategy, resolution, shared, threads, device, deadline)
     choose_parameters(model.body.backbone, strategy)
     model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches: Batches

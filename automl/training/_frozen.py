@@ -139,7 +139,7 @@ def frozen_features(
         side: resolution.
         taps: ``last`` or ``multi``.
         shared: folder that all trials of a run share.
-        indices: images that are needed; the rows of others may be zero. None for all.
+        indices: development images that are needed; the rows of others may be zero. None for all images.
         threads, device: how to run.
         deadline: ``time.monotonic()`` after which :class:`OutOfTime` is raised; the chunks done stay.
 
@@ -173,6 +173,9 @@ def frozen_features(
     table = np.memmap(stem.with_suffix(".f32"), dtype=np.float32, mode="r+", shape=(count, width))
     done = np.memmap(stem.with_suffix(".done"), dtype=np.uint8, mode="r+", shape=(chunks,))
     images = dataset.images(side)
+    developing = np.zeros(count, dtype=bool)
+    if indices is not None:
+        developing[np.asarray(dataset.indices("development"))] = True
     claims = os.open(stem.with_suffix(".claims"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while todo := [chunk for chunk in wanted if not done[chunk]]:
@@ -184,6 +187,8 @@ def frozen_features(
                 if not done[chunk]:
                     runner = runner or make_runner()
                     rows = np.arange(chunk * CHUNK, min(count, (chunk + 1) * CHUNK))
+                    if indices is not None:
+                        rows = rows[developing[rows]]
                     with working():
                         values = runner(images[rows])[0]
                     if not np.isfinite(values).all():

@@ -1,0 +1,124 @@
+"""Which trials make up the model: the best choice within a set of limits, on validation scores alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from automl.ensemble import Member, Selection, calibrate, select
+from automl.evaluation import metrics, operating_point
+from automl.records import Outcome, TrialSpec
+from automl.task import Constraint, Objective
+from automl.trial import smooth_score
+
+#: Share of a latency limit that members may add up to; the joint graph costs a little more than its parts.
+_HEADROOM = 0.95
+_LARGEST = 5
+
+
+def load_scores(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Image indices and probabilities that a trial left; None where there are none."""
+    try:
+        with np.load(folder / "scores.npz", allow_pickle=False) as stored:
+            return stored["index"], stored["probabilities"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+class Chooser:
+    """Chooses among finished trials.
+
+    Args:
+        finished: specification and outcome of each.
+        dataset: for labels and class names.
+        objective: what is maximised.
+        costs: (architecture, resolution, precision) → measured costs of its untrained export.
+    """
+
+    def __init__(
+        self,
+        finished: Sequence[tuple[TrialSpec, Outcome]],
+        dataset: Any,
+        objective: Objective,
+        costs: Mapping[tuple[str, int, str], Mapping[str, float]],
+    ) -> None:
+        self.labels = np.asarray(dataset.labels)
+        self.classes = list(dataset.class_names)
+        self.objective = objective
+        self.specs = {spec.trial_id: spec for spec, _ in finished}
+        self.members: dict[str, Member] = {}
+        scored = {}
+        for spec, outcome in finished:
+            if spec.purpose != "search" or outcome.usable_score is None or outcome.status == "failed":
+                continue
+            scores = load_scores(Path(spec.folder))
+            if scores is not None and (Path(spec.folder) / "model.json").exists():
+                scored[spec.trial_id] = (spec, outcome, *scores)
+        # Trials that scored all the images are comparable; one that ran out of time before its last fold is not.
+        most = max((len(index) for _s, _o, index, _p in scored.values()), default=0)
+        self.index = np.zeros(0, dtype=np.int64)
+        for name, (spec, outcome, index, probabilities) in scored.items():
+            if len(index) < most:
+                continue
+            self.index = index
+            logs, temperature = calibrate(probabilities, self.labels[index])
+            cost = dict(costs.get(spec.candidate.triple, {}))
+            if "size_mb" in cost:
+                cost["size_mb"] += float(outcome.metrics.get("head_mb", 0.0))
+            cost = {key: float(value) for key, value in cost.items() if math.isfinite(float(value))}
+            self.members[name] = Member(name, logs, temperature, cost, spec.candidate.precision != "fp32")
+
+    def choices(self, limits: Sequence[Constraint]) -> list[Selection]:
+        """Choices for a set of limits, best first; those that break a limit by their summed costs come last."""
+        members = list(self.members.values())
+        if not members:
+            return []
+        value_of = self._value(limits)
+        cost_limits = [c for c in limits if c.is_cost]
+
+        def admits(costs: Mapping[str, float]) -> bool:
+            return all(
+                c.name not in costs
+                or c.satisfied(costs[c.name] / (_HEADROOM if c.name.startswith("latency") else 1.0))
+                for c in cost_limits
+            )
+
+        found = select(members, value_of, admits=admits, largest=_LARGEST)
+        inside = {tuple(sorted(s.weights)) for s in found}
+        rest = [s for s in select(members, value_of, largest=1) if tuple(sorted(s.weights)) not in inside]
+        rest.sort(
+            key=lambda s: max((c.violation(s.costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
+        )
+        return [*found, *rest]
+
+    def point(self, selection: Selection, limits: Sequence[Constraint]) -> Any:
+        """The operating point of a choice, from its out-of-fold or validation scores."""
+        quality = [c for c in limits if not c.is_cost]
+        return operating_point.choose(
+            np.exp(selection.log_probabilities),
+            self.labels[self.index],
+            self.classes,
+            self.objective,
+            quality,
+        )
+
+    def _value(self, limits: Sequence[Constraint]) -> Callable[[np.ndarray], tuple[float, float]]:
+        labels = self.labels[self.index]
+        quality = [c for c in limits if not c.is_cost]
+        simple = not quality and self.objective.class_name is None
+
+        def value(probabilities: np.ndarray) -> tuple[float, float]:
+            if simple:
+                score = metrics.compute(
+                    self.objective.name, None, labels, probabilities, probabilities.argmax(1), self.classes
+                )
+                return 0.0, smooth_score(float(score), labels, probabilities)
+            point = operating_point.choose(probabilities, labels, self.classes, self.objective, quality)
+            missed = sum(max(0.0, v) for v in point.violations.values() if math.isfinite(v))
+            return -missed, smooth_score(float(point.objective), labels, probabilities)
+
+        return value

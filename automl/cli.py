@@ -1,0 +1,339 @@
+"""The command line: parses, calls the API, prints. Exit codes: 0 all limits hold, 3 none could, 2 wrong input, 1 a bug."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from automl.errors import AutomlError, InputError
+
+app = typer.Typer(
+    name="automl",
+    help="AutoML for images: a dataset plus limits in, a measured ONNX model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+pool_app = typer.Typer(help="The strategies that a search draws from.", no_args_is_help=True)
+history_app = typer.Typer(help="Every trial that was ever run.", no_args_is_help=True)
+app.add_typer(pool_app, name="pool")
+app.add_typer(history_app, name="history")
+
+Data = Annotated[str, typer.Argument(help="image folder (class/file), CSV or Parquet manifest, or .npz")]
+Limit = Annotated[
+    list[str], typer.Option("--constraint", "-c", help="limit such as 'latency_ms<=5'; repeatable")
+]
+Goal = Annotated[str, typer.Option(help="metric that is maximised within the limits")]
+Where = Annotated[str, typer.Option(help="device the model will run on: cpu:THREADS or cuda:INDEX")]
+Weights = Annotated[list[str], typer.Option("--weights-dir", help="folder of pretrained models; repeatable")]
+Names = Annotated[
+    list[str], typer.Option("--backbone", help="model by name: timm tag, local-dir:PATH; repeatable")
+]
+Seed = Annotated[int, typer.Option(help="of splits and everything random")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on the last line")]
+Store = Annotated[
+    str | None, typer.Option("--history", envvar="AUTOML_HISTORY", help="database URL of the history")
+]
+Columns = Annotated[
+    list[str], typer.Option("--column", help="manifest column, as path=COLUMN, label=COLUMN; repeatable")
+]
+
+
+@app.command(
+    epilog="Example: automl submit data/parts -c 'latency_ms<=5' -c 'recall[defect]>=0.995' --budget 20m"
+)
+def submit(
+    data: Data,
+    constraint: Limit = [],  # noqa: B006
+    limits: Annotated[
+        str | None, typer.Option(help="file with one set of limits per line; one model each")
+    ] = None,
+    objective: Goal = "balanced_accuracy",
+    budget: Annotated[str, typer.Option(help="wall-clock time, as 90s, 20m, 1h30m")] = "10m",
+    max_trials: Annotated[
+        int | None, typer.Option(help="trials instead of the clock; the run is repeatable")
+    ] = None,
+    device: Where = "cpu:1",
+    weights_dir: Weights = [],  # noqa: B006
+    backbone: Names = [],  # noqa: B006
+    history: Store = None,
+    seed: Seed = 0,
+    out: Annotated[
+        str | None, typer.Option(help="run folder; by default a new one below automl-runs")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="go on with the run in this folder")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="of an existing Ray cluster, or 'auto'")] = None,
+    workers: Annotated[int | None, typer.Option(help="trials at a time, by default one per core")] = None,
+    no_pool: Annotated[
+        bool, typer.Option("--no-pool", help="catalog order, no history and no search around it")
+    ] = False,
+    no_supernet: Annotated[bool, typer.Option("--no-supernet", help="no subnets of a supernet")] = False,
+    column: Columns = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Search, train, export and measure a model that keeps the limits."""
+    import automl
+    from automl.engine import submit as run
+    from automl.task import Task, parse_limits_file
+
+    if limits is not None and constraint:
+        raise InputError(
+            "--limits and --constraint exclude each other; put the constraint into every line of the file"
+        )
+    if resume is not None and out is not None and Path(resume).resolve() != Path(out).resolve():
+        raise InputError("--resume DIR goes on in DIR; leave --out away")
+    task = Task.make(
+        data,
+        constraints=constraint,
+        objective=objective,
+        budget=budget,
+        max_trials=max_trials,
+        device=device,
+        seed=seed,
+        weights_dirs=weights_dir,
+        backbones=backbone,
+    )
+    sets = parse_limits_file(limits) if limits is not None else []
+    result = run(
+        task,
+        out=resume or out or automl.new_run_folder(data),
+        resume=resume is not None,
+        limits=sets,
+        history_url=history,
+        ray_address=ray_address,
+        use_pool=not no_pool,
+        use_search=not no_pool,
+        workers=workers,
+        columns=_columns(column),
+    )
+    results = result if isinstance(result, list) else [result]
+    for number, one in enumerate(results):
+        if len(results) > 1:
+            print(f"--- limits {number + 1}: {', '.join(c['expression'] for c in one.constraints) or 'none'}")
+        print(one.summary())
+    if as_json:
+        values = [one.to_dict() for one in results]
+        print(json.dumps(values if sets else values[0]))
+    if any(one.status != "ok" for one in results):
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Example: automl check data/parts")
+def check(data: Data, seed: Seed = 0, column: Columns = [], as_json: Json = False) -> None:  # noqa: B006
+    """Read the data and tell what is odd about it; trains nothing."""
+    from automl.data import load_dataset
+    from automl.task import Task
+
+    task = Task.make(data, seed=seed)
+    dataset = load_dataset(task.data, seed=seed, columns=_columns(column))
+    for line in dataset.report.lines():
+        print(line)
+    if as_json:
+        print(json.dumps(dataset.report.to_dict()))
+
+
+@app.command(epilog="Example: automl rank data/parts -c 'latency_ms<=5' --weights-dir weights")
+def rank(
+    data: Data,
+    constraint: Limit = [],  # noqa: B006
+    objective: Goal = "balanced_accuracy",
+    device: Where = "cpu:1",
+    weights_dir: Weights = [],  # noqa: B006
+    backbone: Names = [],  # noqa: B006
+    history: Store = None,
+    seed: Seed = 0,
+    top: Annotated[int, typer.Option(help="rows to print")] = 20,
+    column: Columns = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Print the pool in the order it would be tried on this task; trains nothing."""
+    from automl.engine import rank_task
+    from automl.task import Task
+
+    task = Task.make(
+        data, constraints=constraint, objective=objective, device=device, seed=seed, weights_dirs=weights_dir,
+        backbones=backbone,
+    )  # fmt: skip
+    frame = rank_task(task, history_url=history, columns=_columns(column)).head(top)
+    for number, row in enumerate(frame.itertuples(), 1):
+        print(f"{number:3d}  {row.expected:.3f}  {row.candidate}  ({row.why})")
+    if as_json:
+        print(frame.to_json(orient="records"))
+
+
+@app.command(epilog="Example: automl predict automl-runs/parts new/*.png")
+def predict(
+    run: Annotated[str, typer.Argument(help="run folder")],
+    images: Annotated[list[str], typer.Argument(help="image files or folders")],
+    threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Label images with the exported model."""
+    from automl.predict import predict_files
+
+    frame = predict_files(run, images, threads=threads)
+    if as_json:
+        print(frame.to_json(orient="records"))
+    else:
+        print(frame.to_csv(index=False), end="")
+
+
+@app.command(epilog="Example: automl replay automl-runs/parts t0007")
+def replay(
+    run: Annotated[str, typer.Argument(help="run folder")],
+    trial: Annotated[str, typer.Argument(help="trial id, as in trials.parquet")],
+    out: Annotated[str | None, typer.Option(help="folder for what the trial writes")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recorded trial again, outside the search."""
+    from automl.replay import replay as again
+
+    before, outcome = again(run, trial, out=out)
+    print(f"{trial}: recorded {_number(before.score)}, now {_number(outcome.score)} "
+          f"({outcome.status}, {outcome.epochs} epochs, {outcome.seconds:.1f} s)")  # fmt: skip
+    if outcome.error:
+        print(outcome.error)
+    if as_json:
+        print(json.dumps({"recorded": before.to_dict(), "now": outcome.to_dict()}))
+
+
+@app.command(epilog="Example: automl demo")
+def demo(
+    out: Annotated[str | None, typer.Option(help="run folder")] = None,
+    budget: Annotated[str, typer.Option(help="wall-clock time")] = "75s",
+) -> None:
+    """Real handwritten digits, a latency and a size limit, from images to a measured model."""
+    from automl.demo import run_demo
+
+    result = run_demo(out, budget)
+    print(result.summary())
+    if result.status != "ok":
+        raise typer.Exit(3)
+
+
+@pool_app.command("list")
+def pool_list(as_json: Json = False) -> None:
+    """Print the strategies of the catalog."""
+    from strategy_pool.strategy import load_catalog
+
+    catalog = sorted(load_catalog().values(), key=lambda s: s.order)
+    for strategy in catalog:
+        print(f"{strategy.order:3d}  {strategy.name:34s} {strategy.method:16s} {strategy.summary}")
+    if as_json:
+        print(json.dumps([s.to_dict() for s in catalog]))
+
+
+@history_app.command("summary")
+def history_summary(history: Store = None, as_json: Json = False) -> None:
+    """Print how many tasks and trials are known."""
+    found = _history(history).summary()
+    for name, value in found.items():
+        print(f"{name}: {value}")
+    if as_json:
+        print(json.dumps(found, default=str))
+
+
+@history_app.command("export")
+def history_export(path: str, history: Store = None) -> None:
+    """Write the history to a Parquet file."""
+    _history(history).export(path)
+    print(path)
+
+
+@history_app.command("import")
+def history_import(path: str, history: Store = None) -> None:
+    """Merge a Parquet file into the history; nothing is duplicated."""
+    print(_history(history).import_(path))
+
+
+def _history(url: str | None) -> Any:
+    from automl.home import home_folder
+    from strategy_pool.history import History, default_url
+
+    return History(url or default_url(home_folder()))
+
+
+def _columns(pairs: list[str]) -> dict[str, str] | None:
+    columns = {}
+    for pair in pairs:
+        role, equals, name = pair.partition("=")
+        if not equals or role not in ("path", "label", "split", "group"):
+            raise InputError(
+                f"--column '{pair}' has not the form ROLE=NAME with ROLE path, label, split or group"
+            )
+        columns[role] = name
+    return columns or None
+
+
+def _number(value: float | None) -> str:
+    return "no score" if value is None else f"{value:.4f}"
+
+
+def _add_plugins() -> None:
+    for point in entry_points(group="automl.commands"):
+        try:
+            app.add_typer(point.load(), name=point.name)
+        except Exception as error:
+            print(f"command '{point.name}' cannot be loaded: {error}", file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """Entry point: turns errors into one line and an exit code."""
+    wanted = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), "")
+    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    if wanted not in known | {"pool", "history"}:
+        _add_plugins()
+    code = 0
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as end:
+        code = end.exit_code
+    except InputError as error:
+        code = _complain(str(error), error.exit_code)
+    except AutomlError as error:
+        code = _complain(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _complain("interrupted; what was finished is kept, --resume DIR goes on", 130)
+    except Exception as error:
+        code = _unexpected(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _unexpected(error: Exception) -> int:
+    import errno
+
+    from strategy_pool.history import HistoryError
+    from strategy_pool.strategy import StrategyError
+
+    if hasattr(error, "format_message"):  # a wrong option or argument, as click says it
+        return _complain(error.format_message(), 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return _complain(
+            f"{error.strerror}: {error.filename or ''}; finished trials are kept, --resume DIR goes on", 1
+        )
+    if isinstance(error, HistoryError | StrategyError):
+        return _complain(str(error), 2)
+    if os.environ.get("AUTOML_DEBUG"):
+        raise error
+    import traceback
+
+    traceback.print_exc()
+    return _complain(f"this is a bug: {type(error).__name__}: {error}", 1)
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Decode every image once, into files that worker processes map into memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from automl.data._cache import LAYOUT, disk_errors, need_space
+from automl.data._checks import Facts
+from automl.data._decode import DecodeError, array_image, decode_image, image_size, squash
+from automl.data._duplicates import THUMB, components, group_edges, near_duplicates
+from automl.data._listing import Listing
+from automl.data._npz import NpzReader, member_header
+from automl.errors import InputError
+
+#: Largest side of the stored squares.
+MAX_SIDE = 256
+_MIN_SIDE = 8
+#: Headers that are read to choose the side.
+_SIZE_SAMPLE = 2000
+_CHUNK = 16
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass
+class _Decoded:
+    """One image: pixels uint8 ``[S, S, 3]`` and thumbnail uint8 ``[32, 32]``, or the reason why not."""
+
+    pixels: bytes | None
+    thumb: bytes
+    digest: bytes
+    size: tuple[int, int]
+    reason: str = ""
+
+
+def build(listing: Listing, base: Path, progress: Progress | None) -> None:
+    """Decode ``listing`` into the folder ``base``, which appears complete or not at all.
+
+    Raises:
+        InputError: nothing usable is left, or the disk is too small.
+    """
+    folder = base.parent
+    temporary = base.with_name(base.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    began = time.monotonic()
+    with disk_errors(folder, listing.name):
+        try:
+            need_space(folder, _unpacked(listing), listing.name)
+            temporary.mkdir(parents=True)
+            read = _reader(listing, temporary / "scratch")
+            side = _choose_side(listing, read)
+            need_space(folder, len(listing.names) * (side * side * 3 + THUMB * THUMB + 64), listing.name)
+            facts = _write(listing, read, side, temporary, progress)
+            del read
+            shutil.rmtree(temporary / "scratch", ignore_errors=True)
+            facts["seconds"] = round(time.monotonic() - began, 3)
+            _write_json(temporary / "dataset.json", facts)
+            os.rename(temporary, base)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def is_complete(base: Path) -> bool:
+    """Whether a data set of this layout lies there."""
+    return (base / "dataset.json").is_file()
+
+
+def worker_count() -> int:
+    """Cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def parallel(work: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """``work(0) … work(count - 1)`` in this order, a few ahead on all cores."""
+    workers = worker_count()
+    if workers == 1 or count == 1:
+        yield from map(work, range(count))
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        ahead: deque[Future[Any]] = deque()
+        try:
+            for at in range(count):
+                ahead.append(pool.submit(work, at))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+
+
+class _Files:
+    """Paths by index, as :class:`NpzReader` gives bytes and pixels."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+
+    def __getitem__(self, at: int) -> Path:
+        return Path(self.paths[at])
+
+
+def _reader(listing: Listing, scratch: Path) -> Any:
+    if listing.kind in ("arrays", "encoded"):
+        return NpzReader(listing.source, listing.kind, scratch)
+    return _Files(listing.paths)
+
+
+def _unpacked(listing: Listing) -> int:
+    if listing.kind not in ("arrays", "encoded"):
+        return 0
+    return member_header(listing.source, "data" if listing.kind == "encoded" else "images")[2]
+
+
+def _choose_side(listing: Listing, read: Any) -> int:
+    """90th percentile of the longer sides of evenly spaced images, at most :data:`MAX_SIDE`."""
+    count = len(listing.names)
+    if listing.kind == "arrays":
+        longer: list[int] = [max(read.array.shape[1:3])]
+    else:
+        picked = np.unique(np.linspace(0, count - 1, min(count, _SIZE_SAMPLE)).astype(int))
+        sizes = (image_size(read[int(at)]) for at in picked)
+        longer = [max(size) for size in sizes if size is not None]
+    side = round(float(np.percentile(longer, 90))) if longer else _MIN_SIDE
+    return int(min(MAX_SIDE, max(_MIN_SIDE, side)))
+
+
+def _decode_one(item: Any, side: int) -> _Decoded:
+    try:
+        image = array_image(item) if isinstance(item, np.ndarray) else decode_image(item)
+    except DecodeError as error:
+        return _Decoded(None, b"", b"", (0, 0), str(error))
+    square = squash(image, [side])
+    pixels = square.tobytes()
+    thumb = square.convert("L").resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes()
+    return _Decoded(pixels, thumb, hashlib.blake2b(pixels, digest_size=16).digest(), image.size)
+
+
+def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progress | None) -> dict[str, Any]:
+    count = len(listing.names)
+    chunks = -(-count // _CHUNK)
+
+    def work(chunk: int) -> list[_Decoded]:
+        return [_decode_one(read[at], side) for at in range(chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK))]
+
+    rows = np.full(count, -1, np.int64)
+    sizes = np.zeros((count, 2), np.int32)
+    seen: dict[bytes, int] = {}
+    set_aside = [{"name": name, "reason": reason} for name, reason in listing.set_aside]
+    at = 0
+    with open(folder / "images.u8", "wb") as images, open(folder / "thumbs.u8", "wb") as thumbs:
+        for decoded in parallel(work, chunks):
+            for one in decoded:
+                if one.pixels is None:
+                    set_aside.append({"name": listing.names[at], "reason": one.reason})
+                else:
+                    row = seen.get(one.digest)
+                    if row is None:
+                        row = seen[one.digest] = len(seen)
+                        images.write(one.pixels)
+                        thumbs.write(one.thumb)
+                    rows[at], sizes[at] = row, one.size
+                at += 1
+            if progress is not None:
+                progress(at, count)
+    usable = np.flatnonzero(rows >= 0)
+    if not len(usable):
+        first = set_aside[0]
+        raise InputError(
+            f"none of the {count} images of {listing.source} can be read; the first is {first['name']}: {first['reason']}"
+        )
+    return _finish(listing, folder, side, usable, rows[usable], sizes[usable], list(seen), set_aside)
+
+
+def _finish(
+    listing: Listing,
+    folder: Path,
+    side: int,
+    usable: np.ndarray,
+    rows: np.ndarray,
+    sizes: np.ndarray,
+    digests: list[bytes],
+    set_aside: list[dict[str, str]],
+) -> dict[str, Any]:
+    present, labels = np.unique(listing.labels[usable], return_inverse=True)
+    labels = labels.astype(np.int64)
+    class_names = [listing.class_names[c] for c in present]
+    notes = list(listing.notes)
+    empty = [name for name in listing.class_names if name not in set(class_names)]
+    if empty:
+        shown = ", ".join(repr(name) for name in empty[:8]) + (" …" if len(empty) > 8 else "")
+        notes.append(f"{len(empty)} classes have no usable image and were left out: {shown}")
+    if len(class_names) < 2:
+        raise InputError(
+            f"{listing.source} has readable images of one class only ({class_names[0]!r}); "
+            "a classification needs two or more"
+        )
+    stored = len(digests)
+    thumbs = np.memmap(folder / "thumbs.u8", np.uint8, "r", shape=(stored, THUMB, THUMB))
+    near = near_duplicates(thumbs)
+    del thumbs
+    cluster = components(stored, near.pairs)[rows]
+    groups = (
+        np.stack([group[usable] for group in listing.groups])
+        if listing.groups
+        else np.zeros((0, len(rows)), np.int64)
+    )
+    edges = [group_edges(cluster), *(group_edges(group) for group in groups)]
+    units = components(len(rows), np.concatenate(edges))
+    for name, array in (
+        ("labels", labels),
+        ("rows", rows),
+        ("units", units),
+        ("near", cluster),
+        ("groups", groups),
+        ("given", listing.split[usable]),
+    ):
+        np.save(folder / f"{name}.npy", array)
+    names = [listing.names[at] for at in usable]
+    paths = [listing.paths[at] for at in usable] if listing.paths else []
+    _write_json(folder / "names.json", {"names": names, "paths": paths})
+    near_rows = np.unique(near.pairs)
+    longer = sizes.max(1)
+    facts = Facts(
+        name=listing.name,
+        class_names=class_names,
+        side=side,
+        stored=stored,
+        unreadable=set_aside,
+        near_duplicates=int(np.isin(rows, near_rows).sum()),
+        near_complete=near.complete,
+        sizes={
+            "shortest": float(np.percentile(longer, 1)),
+            "median": float(np.median(longer)),
+            "longest": float(np.percentile(longer, 99)),
+            "oblong": round(float((longer > 2 * np.maximum(sizes.min(1), 1)).mean()), 4),
+        },
+        notes=notes,
+    )
+    return {
+        "layout": LAYOUT,
+        "source": str(listing.source),
+        "count": len(rows),
+        "fingerprint": _fingerprint(digests, rows, labels, class_names),
+        "facts": dataclasses.asdict(facts),
+    }
+
+
+def _fingerprint(digests: list[bytes], rows: np.ndarray, labels: np.ndarray, class_names: list[str]) -> str:
+    """Hex name of the content: pictures and labels, wherever they lie and in whatever order."""
+    total = hashlib.sha256()
+    names = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in class_names]
+    for word in sorted(
+        digests[row] + names[label] for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
+    ):
+        total.update(word)
+    return total.hexdigest()[:16]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with open(path, "w", encoding="ascii") as handle:
+        json.dump(value, handle)
+        handle.flush()
+        os.fsync(handle.fileno())

@@ -1,0 +1,196 @@
+"""Encoded images to RGB: every mode Pillow can read, with a reason where it cannot."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+#: Largest image that is decoded, in pixels.
+MAX_PIXELS = 200_000_000
+#: Images above this many pixels are decoded one at a time, so that a pool of threads stays small in memory.
+_LARGE_PIXELS = 25_000_000
+#: Raster formats only: some of Pillow's other readers start external programs.
+FORMATS = (
+    "JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "TGA", "MPO", "ICO", "PCX", "SGI", "AVIF",
+)  # fmt: skip
+#: Endings that are taken for images in a folder.
+EXTENSIONS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".j2k",
+        ".tga",
+        ".mpo",
+        ".avif",
+    ]
+)
+#: What a decoder may raise on damaged input; programming errors stay visible.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError)
+
+_large = threading.Semaphore(1)
+
+
+class DecodeError(ValueError):
+    """An image cannot be read; the message is the reason, a few words."""
+
+
+def decode_image(source: str | Path | bytes) -> Image.Image:
+    """Read an image as 8-bit RGB.
+
+    EXIF orientation is applied, transparency is laid over white, palettes are resolved, 16-bit grey is
+    divided by 257 and floats are brought to 0..255. Of an animation the first frame counts.
+
+    Args:
+        source: a file, or the bytes of one.
+
+    Raises:
+        DecodeError: the file is empty, damaged, no image, or has more than :data:`MAX_PIXELS` pixels.
+    """
+    import struct
+    import zlib
+
+    try:
+        if isinstance(source, bytes):
+            if not source:
+                raise DecodeError("empty file")
+            stream: Any = io.BytesIO(source)
+        else:
+            path = Path(source)
+            if path.stat().st_size == 0:
+                raise DecodeError("empty file")
+            stream = str(path)
+        _set_limit()
+        with Image.open(stream, formats=[name for name in FORMATS if _known_format(name)]) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise DecodeError(f"{pixels / 1e6:.0f} megapixels, more than {MAX_PIXELS // 1_000_000}")
+            if pixels > _LARGE_PIXELS:
+                with _large:
+                    return _rgb(image)
+            return _rgb(image)
+    except DecodeError:
+        raise
+    except FileNotFoundError:
+        raise DecodeError("file does not exist") from None
+    except PermissionError:
+        raise DecodeError("no permission to read the file") from None
+    except Image.UnidentifiedImageError:
+        raise DecodeError("not an image that can be read") from None
+    except Image.DecompressionBombError:
+        raise DecodeError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
+    except MemoryError:
+        raise DecodeError("too large for the memory of this machine") from None
+    except (*_DAMAGE, struct.error, zlib.error) as error:
+        text = " ".join(str(error).split())[:120]
+        raise DecodeError(f"damaged: {text or type(error).__name__}") from None
+
+
+def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
+    """Width and height from the header alone, as stored; None where it cannot be read."""
+    try:
+        _set_limit()
+        stream: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        with Image.open(stream, formats=[name for name in FORMATS if _known_format(name)]) as image:
+            return image.width, image.height
+    except Exception:  # noqa: BLE001
+        # A header that cannot be read is reported when the image itself is decoded.
+        return None
+
+
+def array_image(array: np.ndarray) -> Image.Image:
+    """An RGB image from uint8 ``[H, W]`` or ``[H, W, 1|3|4]``; alpha is laid over white."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return _rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def squash(image: Image.Image, sides: Sequence[int]) -> Image.Image:
+    """Resize to squares, one after the other, with Pillow's antialiased bilinear filter."""
+    for side in sides:
+        if image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return image
+
+
+def _set_limit() -> None:
+    """Pillow refuses at twice its limit, before any pixel is decoded."""
+    if Image.MAX_IMAGE_PIXELS != MAX_PIXELS // 2:
+        import warnings
+
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def _known_format(name: str) -> bool:
+    if name not in Image.OPEN:
+        Image.init()
+    return name in Image.OPEN
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    transposed = _upright(image)
+    mode = transposed.mode
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in transposed.info:
+        return _on_white(transposed)
+    if mode == "F" or mode == "I" or mode.startswith("I;"):
+        return Image.fromarray(_to_bytes(np.asarray(transposed))).convert("RGB")
+    if mode == "RGB":
+        return transposed.copy() if transposed is image else transposed
+    return transposed.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image) or image
+    except Exception:  # noqa: BLE001
+        # Broken EXIF does not make the pixels worse.
+        return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    white.alpha_composite(layer)
+    return white.convert("RGB")
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """Grey values of any width to uint8 ``[H, W]``.
+
+    16-bit integers are divided by 257, so that 65535 becomes 255. Wider integers and floats carry no range of
+    their own: 0..1 (floats), 0..255 and 0..65535 are recognised by their values, any other range is stretched.
+    """
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(wide.min()), float(wide.max())
+    if low >= 0 and high <= 1 and values.dtype.kind == "f":
+        wide *= 255
+    elif low >= 0 and high <= 255:
+        pass
+    elif low >= 0 and high <= 65535:
+        wide /= 257
+    else:
+        wide = (wide - low) * (255 / max(high - low, 1e-300))
+    return np.clip(np.rint(wide), 0, 255).astype(np.uint8)

@@ -1,0 +1,222 @@
+"""Several trained models as one: greedy selection on validation scores, and the module that is exported.
+
+Members are combined by the weighted geometric mean of their calibrated probabilities, that is by a weighted
+sum of log-probabilities. Selection is forward with replacement (Caruana et al., Ensemble Selection from
+Libraries of Models, ICML 2004, section 2); each member is first calibrated by one temperature (Guo et al.,
+On Calibration of Modern Neural Networks, ICML 2017, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+#: Costs of a file that add up over the members of an ensemble.
+ADDITIVE = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
+_TEMPERATURES = np.exp(np.linspace(np.log(0.3), np.log(5.0), 25))
+_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished trial that may become part of the model.
+
+    Attributes:
+        trial_id: of the trial.
+        log_probabilities: calibrated, of the scored images, float64 ``[n, C]``.
+        temperature: the logits' divisor that calibrated them.
+        costs: measured or estimated costs of its file, by metric name.
+        single: whether it cannot be combined (int8 files stand alone).
+    """
+
+    trial_id: str
+    log_probabilities: np.ndarray
+    temperature: float
+    costs: Mapping[str, float]
+    single: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice of members.
+
+    Attributes:
+        weights: trial id → weight; they sum to 1.
+        value: what was maximised, on the scored images.
+        log_probabilities: combined, ``[n, C]``.
+        costs: summed over the members.
+    """
+
+    weights: Mapping[str, float]
+    value: tuple[float, float]
+    log_probabilities: np.ndarray = field(repr=False)
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+def calibrate(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return calibrated log-probabilities ``[n, C]`` and the temperature that minimises the class-balanced loss."""
+    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-7, 1.0))
+    counts = np.bincount(labels, minlength=logits.shape[1]).astype(np.float64)
+    weight = 1.0 / counts[labels]
+    rows = np.arange(len(labels))
+    best: tuple[float, float] | None = None
+    for temperature in _TEMPERATURES:
+        scaled = _normalised(logits / temperature)
+        loss = -float((scaled[rows, labels] * weight).sum() / weight.sum())
+        if best is None or loss < best[0]:
+            best = loss, float(temperature)
+    temperature = best[1] if best else 1.0
+    return _normalised(logits / temperature), temperature
+
+
+def select(
+    members: Sequence[Member],
+    value_of: Callable[[np.ndarray], tuple[float, float]],
+    *,
+    admits: Callable[[Mapping[str, float]], bool] = lambda costs: True,
+    largest: int = 4,
+    least_gain: float = 0.002,
+) -> list[Selection]:
+    """Choose members greedily; the best choice first, then the smaller ones to fall back to.
+
+    Args:
+        members: what there is, all scored on the same images.
+        value_of: probabilities ``[n, C]`` → (how far constraints are met, quality); compared as a tuple.
+        admits: whether a file with these summed costs may be built.
+        largest: distinct members at most.
+        least_gain: quality that another round must add.
+
+    Returns:
+        every stage of the greedy path and every single member, best value first; empty without members.
+    """
+    found: dict[tuple[str, ...], Selection] = {}
+    singles = []
+    for member in members:
+        if admits(member.costs):
+            one = _selection({member.trial_id: 1}, {member.trial_id: member}, value_of)
+            found[(member.trial_id,)] = one
+            singles.append((one.value, member))
+    if not singles:
+        return []
+    by_id = {member.trial_id: member for member in members}
+    joinable = [(value, member) for value, member in singles if not member.single]
+    starts = sorted(joinable, key=lambda pair: pair[0], reverse=True)[:2]
+    for _, start in starts:
+        counts = {start.trial_id: 1}
+        current = found[(start.trial_id,)]
+        for _ in range(_ROUNDS):
+            best: tuple[tuple[float, float], dict[str, int], Selection] | None = None
+            for _, member in joinable:
+                trial = {**counts, member.trial_id: counts.get(member.trial_id, 0) + 1}
+                if len(trial) > largest or not admits(_summed(by_id[name].costs for name in trial)):
+                    continue
+                selection = _selection(trial, by_id, value_of)
+                if best is None or selection.value > best[0]:
+                    best = selection.value, trial, selection
+            if best is None or (best[0][0], best[0][1] - least_gain) <= current.value:
+                break
+            counts, current = best[1], best[2]
+            key = tuple(sorted(counts))
+            if key not in found or current.value > found[key].value:
+                found[key] = current
+    return sorted(found.values(), key=lambda s: (s.value, -len(s.weights)), reverse=True)
+
+
+def combine(selection_weights: Mapping[str, float], members: Mapping[str, Member]) -> np.ndarray:
+    """Weighted geometric mean, as normalised log-probabilities ``[n, C]``."""
+    total = sum(weight * members[name].log_probabilities for name, weight in selection_weights.items())
+    return _normalised(np.asarray(total))
+
+
+def _selection(
+    counts: Mapping[str, int],
+    members: Mapping[str, Member],
+    value_of: Callable[[np.ndarray], tuple[float, float]],
+) -> Selection:
+    whole = sum(counts.values())
+    weights = {name: count / whole for name, count in counts.items()}
+    combined = combine(weights, members)
+    return Selection(
+        weights, value_of(np.exp(combined)), combined, _summed(members[name].costs for name in counts)
+    )
+
+
+def _summed(costs: Any) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for row in costs:
+        for name in ADDITIVE:
+            if name in row and row[name] is not None:
+                total[name] = total.get(name, 0.0) + float(row[name])
+    return total
+
+
+def _normalised(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def build_ensemble(parts: Sequence[tuple[Any, int, float]], resolution: int) -> Any:
+    """Join trained models into one module.
+
+    Args:
+        parts: (model, its resolution, factor on its log-probabilities).
+        resolution: side of the joint input; members that want another side resize it inside the graph.
+
+    Returns:
+        module: images ``[N, 3, R, R]`` in 0..255 → unnormalised log-probabilities ``[N, C]``.
+    """
+    import torch
+    from torch import Tensor, nn
+
+    class Resize(nn.Module):
+        """Square resizing with PIL's antialiased triangle filter, as two constant matrices."""
+
+        def __init__(self, inside: int, outside: int) -> None:
+            super().__init__()
+            self.register_buffer("matrix", torch.from_numpy(resize_matrix(inside, outside)).float())
+
+        matrix: Tensor
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = torch.matmul(self.matrix, x)
+            return torch.matmul(rows, self.matrix.t()).round()
+
+    class Ensemble(nn.Module):
+        """Weighted sum of log-probabilities."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.members = nn.ModuleList(model for model, _side, _factor in parts)
+            sides = sorted({side for _model, side, _factor in parts if side != resolution})
+            self.resizers = nn.ModuleDict({str(side): Resize(resolution, side) for side in sides})
+            self.sides = [side for _model, side, _factor in parts]
+            self.factors = [float(factor) for _model, _side, factor in parts]
+
+        def forward(self, x: Tensor) -> Tensor:
+            views = {resolution: x, **{int(side): module(x) for side, module in self.resizers.items()}}
+            total: Tensor | None = None
+            for member, side, factor in zip(self.members, self.sides, self.factors, strict=True):
+                part = torch.log_softmax(member(views[side]), dim=1) * factor
+                total = part if total is None else total + part
+            if total is None:
+                raise ValueError("an ensemble needs a member")
+            return total
+
+    return Ensemble().eval()
+
+
+def resize_matrix(inside: int, outside: int) -> np.ndarray:
+    """Weights ``[outside, inside]`` of PIL's BILINEAR resizing of one axis (triangle filter, widened for shrinking)."""
+    scale = inside / outside
+    support = max(scale, 1.0)
+    matrix = np.zeros((outside, inside))
+    for row in range(outside):
+        centre = (row + 0.5) * scale
+        low, high = max(0, int(centre - support + 0.5)), min(inside, int(centre + support + 0.5))
+        at = np.arange(low, high)
+        weight = np.clip(1 - np.abs((at + 0.5 - centre) / support), 0, None)
+        matrix[row, low:high] = weight / weight.sum()
+    return matrix

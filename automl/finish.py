@@ -1,0 +1,381 @@
+"""From finished trials to what the user keeps: the exported file, measured, checked and reported."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from automl.choose import Chooser
+from automl.ensemble import Selection, build_ensemble
+from automl.errors import AutomlError
+from automl.history_rows import versions
+from automl.records import Outcome, TrialSpec
+from automl.task import Constraint, Task
+
+#: Exports that are tried until one keeps its limits.
+_TRIES = 6
+
+
+class Finisher:
+    """Finishes one search for one or many sets of limits.
+
+    Args:
+        run: the engine's state of the submit.
+        began: ``time.monotonic()`` at the start of finishing.
+    """
+
+    def __init__(self, run: Any, began: float) -> None:
+        self.submit, self.began = run, began
+        self.dataset = run.dataset
+        self.costs = cost_table(run.table)
+        self.chooser = Chooser(run.finished, run.dataset, run.task.objective, self.costs)
+        self.by_id: dict[str, tuple[TrialSpec, Outcome]] = {s.trial_id: (s, o) for s, o in run.finished}
+        self.refits = {
+            Path(spec.initial).name: spec.trial_id
+            for spec, outcome in run.finished
+            if spec.purpose == "refit"
+            and spec.initial
+            and outcome.status == "completed"
+            and (Path(spec.folder) / "model.json").exists()
+        }
+
+    def run(self, folder: Path, task: Task) -> Any:
+        """Finish one set of limits in ``folder`` and return its :class:`automl.result.Result`.
+
+        Raises:
+            AutomlError: no trial left a model.
+        """
+        from automl.card import write_card
+        from automl.evaluation import constraints as checks
+        from automl.report import build_report
+        from automl.result import Result
+
+        (folder / "search").mkdir(parents=True, exist_ok=True)
+        if folder != self.submit.folder:
+            for name in ("dataset.json", "feasibility.parquet"):
+                shutil.copyfile(self.submit.folder / "search" / name, folder / "search" / name)
+            _write_json(folder / "search" / "task.json", task.to_dict())
+        limits = task.constraints
+        choices = self.chooser.choices(limits)
+        if not choices:
+            errors = sorted({o.error for _, o in self.submit.finished if o.error})
+            raise AutomlError(
+                "no trial left a model"
+                + (f" ({errors[0]})" if errors else "; a larger --budget gives the first one time to end")
+            )
+        self.submit.say("exporting and measuring")
+        selection, point, info, latency = self._export(choices, limits, folder, task)
+        costs = _costs(info, latency)
+        scored = self._score(folder, selection, point)
+        rows = checks.check(list(limits), costs=costs, quality=scored["metrics"]["test"])
+        status = "ok" if all(row["satisfied"] for row in rows) else "infeasible"
+        members = [self.by_id[name][0] for name in selection.weights]
+        lead = max(selection.weights, key=lambda name: selection.weights[name])
+        spec = self.by_id[lead][0]
+        frame = self._trials(limits)
+        frame.to_parquet(folder / "trials.parquet")
+        search = [o for s, o in self.submit.finished if s.purpose == "search"]
+        _write_json(
+            folder / "result.json",
+            {
+                "schema_version": 1,
+                "status": status,
+                "model": "model.onnx",
+                "task": task.to_dict(),
+                "objective": task.objective.expression,
+                "constraints": rows,
+                "metrics": {
+                    part: {k: m.to_dict() for k, m in found.items()}
+                    for part, found in scored["metrics"].items()
+                },
+                "winner": {
+                    "backbone": spec.candidate.architecture,
+                    "subnet": None,
+                    "strategy": spec.candidate.strategy,
+                    "source": "pool" if self.submit._source(spec) != "search" else "search",
+                    "resolution": spec.candidate.resolution,
+                    "precision": spec.candidate.precision,
+                    "overrides": dict(spec.candidate.overrides),
+                },
+                "members": [
+                    {
+                        "candidate": m.candidate.id,
+                        "trial": m.trial_id,
+                        "refit": self.refits.get(m.trial_id),
+                        "weight": selection.weights[m.trial_id],
+                        "strategy": m.strategy,
+                        "backbone": m.backbone,
+                    }
+                    for m in members
+                ],
+                "costs": costs,
+                "why": self._why(selection, choices, limits),
+                "needs": self._needs(rows) if status != "ok" else None,
+                "dataset": self.dataset.report.to_dict(),
+                "trials": {
+                    "completed": sum(o.status == "completed" for o in search),
+                    "stopped_early": sum(o.status in ("stopped", "timeout") for o in search),
+                    "failed": sum(o.status == "failed" for o in search),
+                    "infeasible_not_trained": self.submit.infeasible,
+                },
+                "interrupted": self.submit.interrupted,
+                "notes": self.submit.notes,
+                "seconds": {
+                    "total": self.submit.clock.used(),
+                    **self.submit.seconds,
+                    "final": time.monotonic() - self.began,
+                    "in_trials": sum(o.seconds for _, o in self.submit.finished),
+                    "workers": self.submit.workers,
+                },
+                "seed": task.seed,
+                "versions": versions(),
+                "device": {"name": str(task.device), "measured": latency is not None},
+            },
+        )
+        write_card(folder)
+        build_report(folder, self.dataset)
+        return Result.open(folder)
+
+    # --- export -----------------------------------------------------------------------------------
+
+    def _export(
+        self, choices: Sequence[Selection], limits: Sequence[Constraint], folder: Path, task: Task
+    ) -> tuple[Selection, Any, Any, Any]:
+        """Export choices in order until one keeps its limits; otherwise the one that comes closest."""
+        from automl.evaluation.latency import measure_latency
+
+        cost_limits = [c for c in limits if c.is_cost]
+        best: tuple[float, int, tuple[Selection, Any, Any, Any]] | None = None
+        for number, selection in enumerate(choices[:_TRIES]):
+            point = self.chooser.point(selection, limits)
+            path = folder / "search" / f"export-{number}.onnx"
+            info = self._write(selection, point.bias, path)
+            latency = measure_latency(path, task.device)
+            costs = _costs(info, latency, cautious=True)
+            worst = max((c.violation(costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
+            if best is None or worst < best[0]:
+                best = worst, number, (selection, point, info, latency)
+            if worst <= 0:
+                break
+            self.submit.say(
+                f"  {' + '.join(self.by_id[n][0].candidate.id for n in selection.weights)} misses a limit "
+                f"by {100 * worst:.1f} % when measured; trying the next"
+            )
+        if best is None:
+            raise AutomlError("nothing could be exported")
+        _, number, chosen = best
+        (folder / "search" / f"export-{number}.onnx").replace(folder / "model.onnx")
+        for left in (folder / "search").glob("export-*.onnx"):
+            left.unlink()
+        return chosen
+
+    def _folder(self, name: str) -> Path:
+        """Where the model of a trial lies: its refit's, where there is one."""
+        return Path(self.by_id[self.refits.get(name, name)][0].folder)
+
+    def _write(self, selection: Selection, bias: np.ndarray, path: Path) -> Any:
+        from automl.export import export_onnx
+        from automl.training import load_model
+
+        names = list(selection.weights)
+        specs = [self.by_id[name][0] for name in names]
+        models = [load_model(self._folder(name)) for name in names]
+        side = max(spec.candidate.resolution for spec in specs)
+        calibration = None
+        if specs[0].candidate.precision == "int8":
+            rows = np.random.default_rng(self.submit.task.seed).permutation(
+                self.dataset.indices("development")
+            )[:200]
+            calibration = self.dataset.images(side)[np.sort(rows)]
+        parts = [
+            (
+                model,
+                spec.candidate.resolution,
+                selection.weights[name] / self.chooser.members[name].temperature,
+            )
+            for name, spec, model in zip(names, specs, models, strict=True)
+        ]
+        return export_onnx(
+            build_ensemble(parts, side),
+            side,
+            path,
+            bias=bias if np.any(bias) else None,
+            precision=specs[0].candidate.precision,
+            calibration=calibration,
+        )
+
+    # --- scores -----------------------------------------------------------------------------------
+
+    def _score(self, folder: Path, selection: Selection, point: Any) -> dict[str, Any]:
+        """Metrics on validation scores and, through the file itself, on the test images."""
+        from automl.evaluation import metrics, operating_point
+        from automl.export import run_onnx
+
+        labels, names = np.asarray(self.dataset.labels), list(self.dataset.class_names)
+        groups = np.asarray(self.dataset.groups)
+        side = max(self.by_id[name][0].candidate.resolution for name in selection.weights)
+        index = self.chooser.index
+        probabilities = np.exp(selection.log_probabilities).astype(np.float32)
+        predicted = operating_point.apply(probabilities, point.bias)
+        _save_scores(
+            folder / "search" / "validation_scores.npz", index, labels[index], probabilities, predicted
+        )
+        found = {
+            "validation": metrics.evaluate_all(labels[index], probabilities, predicted, names, groups[index])
+        }
+        test = np.asarray(self.dataset.indices("test"))
+        threads = max(1, self.submit.workers)
+        got, label = run_onnx(folder / "model.onnx", self.dataset.images(side), test, threads=threads)
+        _save_scores(folder / "search" / "test_scores.npz", test, labels[test], got, label)
+        found["test"] = metrics.evaluate_all(labels[test], got, label, names, groups[test])
+        resize = [
+            int(self.dataset.size),
+            *(s for s in self.dataset.resize_chain(side) if s != self.dataset.size),
+        ]
+        _write_json(
+            folder / "labels.json",
+            {
+                "schema_version": 1,
+                "classes": names,
+                "resize": resize,
+                "input": "images",
+                "outputs": ["probabilities", "label"],
+                "bias": [float(v) for v in point.bias],
+            },
+        )
+        checkpoints = folder / "checkpoints"
+        for number, name in enumerate(selection.weights):
+            target = checkpoints / f"member-{number}"
+            target.mkdir(parents=True, exist_ok=True)
+            for file in ("model.safetensors", "model.json"):
+                shutil.copyfile(self._folder(name) / file, target / file)
+        return {"metrics": found}
+
+    def _trials(self, limits: Sequence[Constraint]) -> pd.DataFrame:
+        rows = []
+        for spec, outcome in self.submit.finished:
+            c = spec.candidate
+            cost = self.costs.get(c.triple, {})
+            known = {k: float(cost.get(k, math.nan)) for k in _COSTS}
+            rows.append(
+                {
+                    "trial_id": spec.trial_id,
+                    "candidate": c.id,
+                    "architecture": c.architecture,
+                    "resolution": c.resolution,
+                    "precision": c.precision,
+                    "strategy": c.strategy,
+                    "source": self.submit._source(spec),
+                    "status": outcome.status,
+                    "score": math.nan if outcome.usable_score is None else outcome.usable_score,
+                    "seconds": outcome.seconds,
+                    "epochs": outcome.epochs,
+                    **known,
+                    "feasible": all(
+                        not math.isfinite(known.get(k.name, math.nan)) or k.satisfied(known[k.name])
+                        for k in limits
+                        if k.is_cost
+                    ),
+                    "error": outcome.error,
+                    "curve": json.dumps(outcome.curve),
+                    "metrics": json.dumps(outcome.metrics, default=str),
+                    "overrides": json.dumps(dict(c.overrides)),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _why(self, selection: Selection, choices: Sequence[Selection], limits: Sequence[Constraint]) -> str:
+        names = [self.by_id[name][0].candidate.id for name in selection.weights]
+        images = len(self.chooser.index)
+        objective = self.submit.task.objective.expression
+        score = self.chooser.point(selection, limits).objective
+        singles = [s for s in choices if len(s.weights) == 1 and s is not selection]
+        text = (
+            f"{' + '.join(names)} has the best {objective} ({score:.3f} on {images} validation images no member "
+            f"was trained on when it was judged) among the {len(self.chooser.members)} finished candidates"
+            + (" that keep the limits." if limits else ".")
+        )
+        if singles:
+            rival = max(singles, key=lambda s: s.value)
+            other = self.chooser.point(rival, limits).objective
+            text += f" The best {'single model' if len(names) > 1 else 'other model'} is "
+            text += f"{self.by_id[next(iter(rival.weights))][0].candidate.id} with {other:.3f}."
+        if any(name in self.refits for name in selection.weights):
+            text += " Fine-tuned members were then trained on with the validation images."
+        return text
+
+    @staticmethod
+    def _needs(rows: Sequence[Mapping[str, Any]]) -> str:
+        missed = [row for row in rows if not row["satisfied"]]
+        parts = [f"{row['expression']} (measured {row['measured']:.4g})" for row in missed]
+        return (
+            "The closest model misses "
+            + " and ".join(parts)
+            + "; it would do with these limits at the measured values."
+        )
+
+    def index(self, results: Sequence[Any]) -> None:
+        """Write ``limits.json``: which folder answers which set of limits."""
+        rows = []
+        for result in results:
+            content = json.loads((Path(result.folder) / "result.json").read_text())
+            rows.append(
+                {
+                    "folder": Path(result.folder).name,
+                    "constraints": content["task"]["constraints"],
+                    "status": content["status"],
+                    "costs": content["costs"],
+                    "objective": content["metrics"]["test"].get(content["objective"]),
+                }
+            )
+        _write_json(self.submit.folder / "limits.json", {"schema_version": 1, "sets": rows})
+
+
+_COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
+
+
+def cost_table(frame: pd.DataFrame) -> dict[tuple[str, int, str], dict[str, float]]:
+    """(architecture, resolution, precision) → costs of its untrained export."""
+    return {
+        (str(row["architecture"]), int(row["resolution"]), str(row["precision"])): {
+            k: float(row[k]) for k in _COSTS
+        }
+        for row in frame.to_dict("records")
+    }
+
+
+def _costs(info: Any, latency: Any, *, cautious: bool = False) -> dict[str, float]:
+    return {
+        "latency_ms": latency.upper_ms if cautious else latency.median_ms,
+        "latency_p95_ms": latency.p95_ms,
+        "memory_mb": latency.memory_mb,
+        "size_mb": info.size_bytes / 1e6,
+        "params_m": info.params / 1e6,
+        "macs_m": info.macs / 1e6,
+    }
+
+
+def _save_scores(
+    path: Path, index: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, label: np.ndarray
+) -> None:
+    np.savez_compressed(
+        path,
+        index=index.astype(np.int64),
+        labels=labels.astype(np.int64),
+        probabilities=probabilities.astype(np.float32),
+        predicted=label.astype(np.int64),
+    )
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    from automl.search.store import write_json
+
+    write_json(path, value)

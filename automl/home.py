@@ -1,0 +1,45 @@
+"""Where the engine keeps what outlives a run, and whether a folder can be written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from automl.errors import InputError
+
+
+def home_folder() -> Path:
+    """``$AUTOML_HOME``, else ``automl`` in the user's cache folder; created."""
+    base = os.environ.get("AUTOML_HOME")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base).expanduser() if base else Path(cache) / "automl"
+    folder = folder.resolve()
+    require_writable(folder, "AUTOML_HOME")
+    return folder
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of that name below the home folder; created."""
+    folder = home_folder() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def require_writable(folder: Path, what: str) -> None:
+    """Create a folder and write into it once.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as handle:
+            handle.write(b"x" * 4096)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{what} {folder} cannot be written ({reason}); choose a folder with space that is yours"
+        ) from None

@@ -1,0 +1,184 @@
+"""How the time of a submit is shared out, and the three phases that give out trials.
+
+Phase 1 fits one model per backbone on frozen features: seconds each, a first usable model, and a landmark that
+orders the pool. Phase 2 tries the ranked pool and what Optuna proposes. Phase 3 trains the members of the best
+choice on with all development images. All three run in one search, so that workers stay warm.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from automl.candidate import Candidate
+from automl.records import INTERRUPTED
+
+#: Share of the time between the first trial and the end of all trials that the search gets; refits get the rest.
+SEARCH_SHARE = 0.5
+#: Least seconds in which a fine-tuning gets anywhere.
+LEAST_TUNING = 6.0
+
+
+@dataclass
+class Clock:
+    """Deadlines of one submit, on ``time.monotonic()``; all None where trials are counted instead.
+
+    Attributes:
+        began: start of the submit, moved back by what an interrupted run had used.
+        budget: seconds, None where ``max_trials`` rules.
+        reserve: seconds kept for export, measuring and the test images.
+        workers: trials at a time.
+    """
+
+    began: float
+    budget: float | None
+    reserve: float = 0.0
+    workers: int = 1
+    first_trial: float | None = None
+    extended: bool = False
+
+    @property
+    def final(self) -> float:
+        """When the last trial has to be over."""
+        return math.inf if self.budget is None else self.began + self.budget - self.reserve
+
+    @property
+    def search_end(self) -> float:
+        """When phase 2 has to be over."""
+        if self.budget is None or self.extended:
+            return self.final
+        start = self.first_trial if self.first_trial is not None else time.monotonic()
+        return start + SEARCH_SHARE * (self.final - start)
+
+    def used(self) -> float:
+        """Seconds since the submit began."""
+        return time.monotonic() - self.began
+
+    def allotment(self) -> float | None:
+        """Seconds that one fine-tuning may take: a third of short budgets, less of long ones."""
+        if self.budget is None:
+            return None
+        return max(LEAST_TUNING, 0.36 * min(self.budget, 240.0) * math.sqrt(max(self.budget, 240.0) / 240.0))
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A search trial whose recipe is trained on with all development images."""
+
+    candidate: Candidate
+    source: str
+
+
+@dataclass
+class PhasedProposer:
+    """Gives out the trials of all phases; has the interface of :class:`automl.search.Proposer`.
+
+    Attributes:
+        landmarks: candidates of phase 1.
+        make_proposer: called once phase 1 is over; returns the proposer of phase 2, which has been told
+            everything that is known.
+        choose_refits: called once phase 2 is over.
+        clock: deadlines.
+        refits: whether phase 3 takes place.
+    """
+
+    landmarks: Sequence[Candidate]
+    make_proposer: Callable[[], Any]
+    choose_refits: Callable[[], list[Refit]]
+    clock: Clock
+    refits: bool = True
+    current: Refit | None = None
+    phase: int = 1
+    _landmarks_waiting: set[str] = field(default_factory=set)
+    _given: int = 0
+    _inner: Any = None
+    _refits: list[Refit] | None = None
+    _refits_waiting: dict[str, Refit] = field(default_factory=dict)
+    _search_waiting: set[str] = field(default_factory=set)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing will come any more."""
+        return self.phase == 4
+
+    def propose(self, busy: Sequence[Candidate] = (), seconds_left: float | None = None) -> Candidate | None:
+        """Give out the next trial; None while none is to be given."""
+        self.current = None
+        now = time.monotonic()
+        if self.clock.first_trial is None:
+            self.clock.first_trial = now
+        if self.phase == 1:
+            if self._given < len(self.landmarks) and now < self.clock.search_end:
+                candidate = self.landmarks[self._given]
+                self._given += 1
+                self._landmarks_waiting.add(candidate.id)
+                return candidate
+            if self._landmarks_waiting:
+                return None
+            self._inner = self.make_proposer()
+            self.phase = 2
+        while True:
+            if self.phase == 2:
+                candidate = self._search(busy, now)
+                if candidate is not None or self._search_waiting or self.phase == 2:
+                    return candidate
+            if self.phase == 3:
+                if self._refits is None:
+                    self._refits = self.choose_refits() if self.refits else []
+                    if not self._refits and self._reopen(now):
+                        continue
+                if self._refits:
+                    refit = self._refits.pop(0)
+                    self._refits_waiting[refit.candidate.id] = refit
+                    self.current = refit
+                    return refit.candidate
+                self.phase = 4
+            return None
+
+    def _search(self, busy: Sequence[Candidate], now: float) -> Candidate | None:
+        left = self.clock.search_end - now
+        candidate = None
+        if left > 2.0:
+            candidate = self._inner.propose(busy, None if math.isinf(left) else left)
+            if candidate is not None:
+                self._search_waiting.add(candidate.id)
+                return candidate
+        if not self._search_waiting:
+            self.phase = 3
+        return None
+
+    def _reopen(self, now: float) -> bool:
+        """With nothing to refit, the rest of the time belongs to the search, once."""
+        if self.clock.extended or self.clock.budget is None or self.clock.final - now < 2 * LEAST_TUNING:
+            return False
+        self.clock.extended = True
+        self.phase, self._refits = 2, None
+        return not self._inner.done
+
+    def observe(
+        self,
+        candidate: Candidate,
+        score: float | None,
+        violations: Mapping[str, float] | None = None,
+        status: str = "completed",
+        *,
+        error: str | None = None,
+        epochs: int = 0,
+    ) -> None:
+        """Take in how a trial ended."""
+        if self._refits_waiting.pop(candidate.id, None) is not None:
+            return
+        self._landmarks_waiting.discard(candidate.id)
+        self._search_waiting.discard(candidate.id)
+        if self._inner is not None and not (status == "stopped" and error == INTERRUPTED):
+            self._inner.observe(candidate, score, violations, status, error=error, epochs=epochs)
+
+    def refit_seconds(self) -> float | None:
+        """Seconds that each refit may take: all that is left, as many rounds as there are refits per worker."""
+        if self.clock.budget is None:
+            return None
+        rounds = math.ceil((1 + len(self._refits or [])) / max(1, self.clock.workers))
+        return max(LEAST_TUNING, (self.clock.final - time.monotonic()) / rounds)

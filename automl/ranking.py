@@ -1,0 +1,242 @@
+"""From what can be had to an ordered pool: backbones × resolutions × precisions × strategies, best expected first.
+
+The order is the strategy pool's (history average, or the catalog's own order where there is no history), with
+what is known about this task added: how well each backbone's frozen features do, and how many epochs the time
+allows at a resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from automl.candidate import Candidate
+from search_spaces.backbones import Backbone
+from strategy_pool.strategy import Strategy
+
+RESOLUTIONS = (32, 48, 64, 96, 128, 160, 192, 224)
+FROZEN_METHODS = ("logistic", "linear_probe", "knn")
+
+#: Multiply-accumulates per second of a training step (forward and backward) on one core, an order of size.
+_TRAINING_RATE = 5.5e9
+#: Epochs below which a fine-tuning is visibly unfinished.
+_ENOUGH_EPOCHS = 12.0
+
+
+def resolutions_for(size: int) -> list[int]:
+    """Return the input sides worth trying for images stored at ``size`` pixels, ascending.
+
+    Pretrained nets profit from being shown small images enlarged, up to a point.
+    """
+    largest = max(64, min(224, round(size * 1.75)))
+    smallest = 32 if size <= 64 else 64 if size <= 100 else 96
+    return [side for side in RESOLUTIONS if smallest <= side <= largest]
+
+
+@dataclass(frozen=True)
+class PoolContext:
+    """What the order may depend on.
+
+    Attributes:
+        images: training images.
+        seconds: that one fine-tuning may take.
+        size: stored side of the images.
+        landmarks: score of the best model on frozen features, per architecture.
+    """
+
+    images: int
+    seconds: float | None
+    size: int
+    landmarks: Mapping[str, float]
+
+
+def applicable(strategy: Strategy, backbone: Backbone) -> bool:
+    """Whether a strategy makes sense for a backbone: pretrained ones are tuned, others trained from scratch."""
+    return (strategy.method == "scratch") != backbone.pretrained
+
+
+def build_pool(
+    backbones: Sequence[Backbone], catalog: Mapping[str, Strategy], table: pd.DataFrame, size: int
+) -> list[Candidate]:
+    """Every sensible candidate that the feasibility table admits.
+
+    Args:
+        backbones: what can be had.
+        catalog: strategies by name.
+        table: ``FeasibilityTable.frame``.
+        size: stored side of the images.
+    """
+    feasible: dict[tuple[str, str], list[int]] = {}
+    for row in table[table["feasible"]].itertuples():
+        feasible.setdefault((str(row.architecture), str(row.precision)), []).append(int(row.resolution))
+    pool = []
+    for backbone in backbones:
+        for precision in ("fp32", "int8"):
+            sides = sorted(feasible.get((backbone.name, precision), []))
+            if not sides:
+                continue
+            for strategy in catalog.values():
+                if not applicable(strategy, backbone):
+                    continue
+                for side in _sides(strategy, sides, size):
+                    pool.append(Candidate(backbone.name, side, precision, strategy.name))
+    return list(dict.fromkeys(pool))
+
+
+def _sides(strategy: Strategy, sides: list[int], size: int) -> list[int]:
+    if strategy.resolution != "native":
+        wanted = int(strategy.resolution)
+        return [min(sides, key=lambda side: (abs(side - wanted), side))]
+    native = [side for side in sides if side <= max(size, sides[0])]
+    return native[-1:] if strategy.method in FROZEN_METHODS else native
+
+
+def pool_frame(
+    pool: Sequence[Candidate],
+    catalog: Mapping[str, Strategy],
+    table: pd.DataFrame,
+    backbones: Sequence[Backbone],
+) -> pd.DataFrame:
+    """The pool as the rows that :func:`strategy_pool.ranker.rank` reads."""
+    costs = table.set_index(["architecture", "resolution", "precision"])
+    pretrained = {b.name: b.pretrained for b in backbones}
+    rows = []
+    for candidate in pool:
+        cost = costs.loc[candidate.triple] if candidate.triple in costs.index else None
+        strategy = catalog[candidate.strategy]
+        rows.append(
+            {
+                "candidate": candidate.id,
+                "architecture": candidate.architecture,
+                "resolution": candidate.resolution,
+                "precision": candidate.precision,
+                "strategy": candidate.strategy,
+                "method": strategy.method,
+                "order": strategy.order,
+                "pretrained": pretrained.get(candidate.architecture, False),
+                "latency_ms": math.nan if cost is None else float(cost["latency_ms"]),
+                "size_mb": math.nan if cost is None else float(cost["size_mb"]),
+                "macs_m": math.nan if cost is None else float(cost["macs_m"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def order_pool(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
+    """Add what is known about this task to the pool's predicted scores and return the rows in order.
+
+    Args:
+        frame: rows with ``predicted_score`` (of the history or the catalog).
+        context: of this task.
+    """
+    if frame.empty:
+        return frame.assign(expected=[], why=[])
+    best = max(context.landmarks.values(), default=0.0)
+    expected, why = [], []
+    for row in frame.itertuples():
+        value, reasons = float(row.predicted_score), [str(getattr(row, "reason", "") or "catalog order")]
+        landmark = context.landmarks.get(str(row.architecture))
+        if context.landmarks and row.pretrained:
+            gap = best - (landmark if landmark is not None else min(context.landmarks.values()))
+            value -= 0.5 * gap
+            if landmark is not None:
+                reasons.append(f"frozen features reach {landmark:.3f}")
+        if row.method not in FROZEN_METHODS:
+            macs = row.macs_m if math.isfinite(row.macs_m) else 100.0
+            value += (
+                0.01 * math.log2(max(row.resolution, 16) / 128)
+                if row.resolution < context.size * 1.5
+                else 0.0
+            )
+            if context.seconds is not None:
+                speed = (
+                    _TRAINING_RATE / (max(macs, 1.0) * 1e6) * (2.0 if row.method == "cached_trunk" else 1.0)
+                )
+                epochs = speed * context.seconds / max(context.images, 1)
+                if epochs < _ENOUGH_EPOCHS:
+                    value -= 0.03 * math.log2(_ENOUGH_EPOCHS / max(epochs, 0.05))
+                    reasons.append(f"about {epochs:.1f} epochs fit")
+        if row.precision == "int8":
+            value -= 0.01
+        expected.append(value)
+        why.append("; ".join(reasons))
+    frame = frame.assign(expected=expected, why=why).sort_values(
+        ["expected", "order", "candidate"], ascending=[False, True, True], ignore_index=True
+    )
+    return _diverse(frame)
+
+
+def _diverse(frame: pd.DataFrame, first: int = 24) -> pd.DataFrame:
+    """Reorder the head so that it is a portfolio: what repeats a backbone, method or resolution waits a little."""
+    head = frame.head(first * 6)
+    values = head["expected"].tolist()
+    keys = list(
+        zip(
+            head["architecture"],
+            head["method"],
+            head["strategy"],
+            head["resolution"],
+            head["precision"],
+            strict=True,
+        )
+    )
+    seen: Counter[Any] = Counter()
+    chosen: list[int] = []
+    left = list(range(len(keys)))
+    while left and len(chosen) < first:
+
+        def merit(i: int) -> float:
+            architecture, method, strategy, resolution, precision = keys[i]
+            return float(
+                values[i]
+                - 0.02 * seen["a", architecture]
+                - 0.03 * seen["am", architecture, method]
+                - 0.02 * seen["s", strategy]
+                - 0.03 * seen["m", method, resolution, precision]
+            )
+
+        best = max(left, key=lambda i: (merit(i), -i))
+        left.remove(best)
+        chosen.append(best)
+        architecture, method, strategy, resolution, precision = keys[best]
+        seen.update(
+            [
+                ("a", architecture),
+                ("am", architecture, method),
+                ("s", strategy),
+                ("m", method, resolution, precision),
+            ]
+        )
+    order = [*chosen, *(i for i in range(len(frame)) if i not in set(chosen))]
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def landmark_candidates(
+    backbones: Sequence[Backbone],
+    catalog: Mapping[str, Strategy],
+    pool: Sequence[Candidate],
+    macs: Mapping[Any, float],
+) -> list[Candidate]:
+    """The first trials: one logistic regression per pretrained backbone, the costliest network first.
+
+    They cost seconds, give a usable model at once, and tell which backbones suit the task.
+    """
+    names = sorted(
+        (s for s in catalog.values() if s.method == "logistic"), key=lambda s: (s.taps != "multi", s.order)
+    )
+    chosen = []
+    for backbone in backbones:
+        if not backbone.pretrained:
+            continue
+        mine = [c for c in pool if c.architecture == backbone.name]
+        for strategy in names:
+            fitting = [c for c in mine if c.strategy == strategy.name]
+            if fitting:
+                chosen.append(min(fitting, key=lambda c: (c.precision != "fp32", -c.resolution)))
+                break
+    return sorted(chosen, key=lambda c: -macs.get(c.triple, 0.0))
