@@ -235,6 +235,10 @@ def _finish(
     _write_json(folder / "names.json", {"names": names, "paths": paths})
     near_rows = np.unique(near.pairs)
     longer = sizes.max(1)
+    if near.alike:
+        notes.append(
+            "the scenes are so alike that near copies cannot be recognised; only exact copies are kept together"
+        )
     facts = Facts(
         name=listing.name,
         class_names=class_names,

@@ -19,6 +19,8 @@ _COARSE = 16
 #: Cosines of the coarse and of the fine thumbnails from which a pair counts as near duplicate.
 _COARSE_COSINE = 0.98
 _FINE_COSINE = 0.965
+#: The fine limit rises up to this where a set of near duplicates grows too large.
+_LAST_COSINE = 0.9995
 #: Largest root mean square difference of the fine thumbnails after brightness and contrast are matched, grey levels.
 _RMS = 10.0
 #: Thumbnails with less contrast than this (standard deviation, grey levels) say nothing.
@@ -30,7 +32,9 @@ _MAX_FOUND = 2_000_000
 _BLOCK = 2048
 #: A set of near duplicates larger than this share of the images is taken for an accident of similar scenes.
 _MAX_SHARE = 0.1
-_MAX_FREE = 20
+_MAX_FREE = 6
+#: The mean picture says something from so many images on.
+_MEAN_FROM = 8
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class NearDuplicates:
     Attributes:
         pairs: int64 ``[P, 2]``, first < second.
         complete: all pairs were looked at.
+        alike: the scenes are so alike that copies cannot be told from neighbours; no pair is given then.
         cosine: the limit in use at the end, higher than the first where scenes are very similar.
     """
 
     pairs: np.ndarray
     complete: bool
     cosine: float
+    alike: bool = False
 
 
 def near_duplicates(thumbs: np.ndarray, *, max_pairs: int = _MAX_PAIRS) -> NearDuplicates:
@@ -69,11 +75,13 @@ def near_duplicates(thumbs: np.ndarray, *, max_pairs: int = _MAX_PAIRS) -> NearD
     cosine = _FINE_COSINE
     while True:
         kept = pairs[(cosines >= cosine) & (distances <= _RMS)]
-        if not len(kept) or cosine > 0.9995:
+        if not len(kept):
             break
         largest = int(np.bincount(components(count, kept)).max())
         if largest <= max(_MAX_FREE, _MAX_SHARE * count):
             break
+        if cosine > _LAST_COSINE:
+            return NearDuplicates(none, complete, cosine, alike=True)
         cosine = 1 - (1 - cosine) / 2
     return NearDuplicates(kept[np.lexsort((kept[:, 1], kept[:, 0]))], complete, cosine)
 
@@ -108,7 +116,7 @@ def group_edges(groups: np.ndarray) -> np.ndarray:
 
 def _mean(thumbs: np.ndarray) -> np.ndarray:
     """The mean picture float32 ``[32, 32]``; zero for a handful of images, where it would say too much of each."""
-    if len(thumbs) < 20:
+    if len(thumbs) < _MEAN_FROM:
         return np.zeros(thumbs.shape[1:], np.float32)
     total = np.zeros(thumbs.shape[1:], np.float64)
     for begin in range(0, len(thumbs), _BLOCK):

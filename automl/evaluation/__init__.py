@@ -1,0 +1,1 @@
+"""Metrics with intervals, operating points, constraint checks, and the only timer."""
