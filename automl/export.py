@@ -97,7 +97,9 @@ def export_onnx(
         raise ValueError(f"precision is {precision!r}; known: fp32, int8")
     target = Path(path)
     model = model.cpu().eval()
-    deploy = DeployModel(model, None if bias is None else torch.as_tensor(np.asarray(bias), dtype=torch.float32)).eval()
+    deploy = DeployModel(
+        model, None if bias is None else torch.as_tensor(np.asarray(bias), dtype=torch.float32)
+    ).eval()
     macs = count_macs(model, resolution)
     content, exporter = _export(deploy, resolution)
     fd, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-", suffix=".onnx")
@@ -154,7 +156,9 @@ def _export(deploy: nn.Module, resolution: int) -> tuple[bytes, str]:
             )
         return program.model_proto.SerializeToString(), "dynamo"
     except Exception as error:
-        raise AutomlError(f"the model cannot be exported to ONNX: {error}; the other exporter said: {first}") from error
+        raise AutomlError(
+            f"the model cannot be exported to ONNX: {error}; the other exporter said: {first}"
+        ) from error
 
 
 def _difference(deploy: nn.Module, resolution: int, path: str) -> float:
@@ -183,7 +187,9 @@ def _quantise(path: str, resolution: int, calibration: np.ndarray | None) -> Non
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     if calibration is None:
-        calibration = np.random.default_rng(0).integers(0, 256, (4, resolution, resolution, 3), dtype=np.uint8)
+        calibration = np.random.default_rng(0).integers(
+            0, 256, (4, resolution, resolution, 3), dtype=np.uint8
+        )
     batches = [np.ascontiguousarray(calibration[i : i + 8]) for i in range(0, len(calibration), 8)]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -206,13 +212,25 @@ def _quantise(path: str, resolution: int, calibration: np.ndarray | None) -> Non
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "Relu", "Clip", "Concat"],
+            op_types_to_quantize=[
+                "Conv",
+                "Gemm",
+                "MatMul",
+                "Add",
+                "Mul",
+                "GlobalAveragePool",
+                "Relu",
+                "Clip",
+                "Concat",
+            ],
             nodes_to_exclude=_float_nodes(prepared),
             extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
         )
         os.replace(quantised, path)
     except Exception as error:
-        raise AutomlError(f"the model cannot be quantised: {type(error).__name__}: {str(error)[:200]}") from error
+        raise AutomlError(
+            f"the model cannot be quantised: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
     finally:
         for left in (prepared, quantised):
             Path(left).unlink(missing_ok=True)
@@ -241,7 +259,9 @@ def count_macs(model: nn.Module, resolution: int) -> int:
         elif isinstance(module, nn.Linear):
             total += output[0].numel() * module.in_features
 
-    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    handles = [
+        m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, resolution, resolution))

@@ -75,7 +75,8 @@ class Finisher:
         selection, point, info, latency = self._export(choices, limits, folder, task)
         costs = _costs(info, latency)
         scored = self._score(folder, selection, point)
-        rows = checks.check(list(limits), costs=costs, quality=scored["metrics"]["test"])
+        spread = {"latency_ms_low": latency.low_ms, "latency_ms_high": latency.high_ms}
+        rows = checks.check(list(limits), costs={**costs, **spread}, quality=scored["metrics"]["test"])
         status = "ok" if all(row["satisfied"] for row in rows) else "infeasible"
         members = [self.by_id[name][0] for name in selection.weights]
         lead = max(selection.weights, key=lambda name: selection.weights[name])
@@ -100,7 +101,7 @@ class Finisher:
                     "backbone": spec.candidate.architecture,
                     "subnet": None,
                     "strategy": spec.candidate.strategy,
-                    "source": "pool" if self.submit._source(spec) != "search" else "search",
+                    "source": "pool" if self.submit.source_of(spec) != "search" else "search",
                     "resolution": spec.candidate.resolution,
                     "precision": spec.candidate.precision,
                     "overrides": dict(spec.candidate.overrides),
@@ -150,15 +151,18 @@ class Finisher:
         self, choices: Sequence[Selection], limits: Sequence[Constraint], folder: Path, task: Task
     ) -> tuple[Selection, Any, Any, Any]:
         """Export choices in order until one keeps its limits; otherwise the one that comes closest."""
+        from automl._bench import steadiness
         from automl.evaluation.latency import measure_latency
+        from automl.home import cache_folder
 
+        remembered = steadiness(cache_folder("feasibility"), task.device)
         cost_limits = [c for c in limits if c.is_cost]
         best: tuple[float, int, tuple[Selection, Any, Any, Any]] | None = None
         for number, selection in enumerate(choices[:_TRIES]):
             point = self.chooser.point(selection, limits)
             path = folder / "search" / f"export-{number}.onnx"
             info = self._write(selection, point.bias, path)
-            latency = measure_latency(path, task.device)
+            latency = measure_latency(path, task.device, remembered)
             costs = _costs(info, latency, cautious=True)
             worst = max((c.violation(costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
             if best is None or worst < best[0]:
@@ -273,7 +277,7 @@ class Finisher:
                     "resolution": c.resolution,
                     "precision": c.precision,
                     "strategy": c.strategy,
-                    "source": self.submit._source(spec),
+                    "source": self.submit.source_of(spec),
                     "status": outcome.status,
                     "score": math.nan if outcome.usable_score is None else outcome.usable_score,
                     "seconds": outcome.seconds,

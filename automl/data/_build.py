@@ -68,6 +68,7 @@ def build(listing: Listing, base: Path, progress: Progress | None) -> None:
             shutil.rmtree(temporary / "scratch", ignore_errors=True)
             facts["seconds"] = round(time.monotonic() - began, 3)
             _write_json(temporary / "dataset.json", facts)
+            shutil.rmtree(base, ignore_errors=True)
             os.rename(temporary, base)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -128,10 +128,13 @@ def need_space(folder: Path, wanted: int, what: str) -> None:
         )
 
 
-def spare_space(folder: Path) -> int:
-    """Bytes that could be written now without evicting anything."""
-    free = shutil.disk_usage(folder).free - _SPARE
-    return max(0, min(free, cache_limit() - sum(size for _base, size, _time in _entries(folder))))
+def make_room(folder: Path, wanted: int) -> bool:
+    """Whether ``wanted`` bytes can be written now, after evicting what is not in use and in the way."""
+    keep = cache_limit() - wanted
+    evict(folder, keep=keep)
+    if sum(size for _base, size, _time in _entries(folder)) > keep:
+        return False
+    return shutil.disk_usage(folder).free >= wanted + _SPARE
 
 
 def evict(folder: Path, *, keep: int, until_free: int | None = None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -195,8 +194,9 @@ def load_dataset(
                     build(listing, base, progress)
         view = base / "views" / f"seed-{seed}"
         if not (view / "view.json").is_file():
-            with disk_errors(folder, listing.name):
-                _make_view(base, view, seed)
+            with building(base), disk_errors(folder, listing.name):
+                if not (view / "view.json").is_file():
+                    _make_view(base, view, seed)
         return Dataset(view)
     finally:
         in_use.close()
@@ -222,7 +222,7 @@ def _make_view(base: Path, view: Path, seed: int) -> None:
         folds=folds,
         names=json.loads((base / "names.json").read_text("ascii"))["names"],
     )
-    temporary = view.with_name(f".{view.name}.{os.getpid()}.tmp")
+    temporary = view.with_name(f".{view.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -231,11 +231,6 @@ def _make_view(base: Path, view: Path, seed: int) -> None:
         (temporary / "view.json").write_text(
             json.dumps({"seed": seed, "folds": folds, "report": report.to_dict()}), "ascii"
         )
-        with contextlib.suppress(FileExistsError):
-            try:
-                os.rename(temporary, view)
-            except OSError:
-                if not (view / "view.json").is_file():
-                    raise
+        os.rename(temporary, view)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

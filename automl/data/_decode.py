@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Largest image that is decoded, in pixels.
 MAX_PIXELS = 200_000_000
@@ -45,7 +45,17 @@ EXTENSIONS = frozenset(
     ]
 )
 #: What a decoder may raise on damaged input; programming errors stay visible.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 _large = threading.Semaphore(1)
 
@@ -94,7 +104,7 @@ def decode_image(source: str | Path | bytes) -> Image.Image:
         raise DecodeError("file does not exist") from None
     except PermissionError:
         raise DecodeError("no permission to read the file") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise DecodeError("not an image that can be read") from None
     except Image.DecompressionBombError:
         raise DecodeError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
@@ -112,7 +122,7 @@ def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
         stream: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
         with Image.open(stream, formats=[name for name in FORMATS if _known_format(name)]) as image:
             return image.width, image.height
-    except Exception:  # noqa: BLE001
+    except Exception:
         # A header that cannot be read is reported when the image itself is decoded.
         return None
 
@@ -139,6 +149,8 @@ def _set_limit() -> None:
 
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        # What Pillow finds odd in metadata is no news: damaged pixels are reported one by one.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 
 def _known_format(name: str) -> bool:
@@ -163,7 +175,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image) or image
-    except Exception:  # noqa: BLE001
+    except Exception:
         # Broken EXIF does not make the pixels worse.
         return image
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from automl.data._build import parallel
-from automl.data._cache import cache_limit, locked, spare_space
+from automl.data._cache import cache_limit, locked, make_room
 from automl.data._decode import squash
 
 _CHUNK = 64
@@ -55,12 +55,13 @@ class ImageLevel:
             picked = picked.astype(np.int64)
         rows = self._rows[picked]
         if np.ndim(rows) == 0:
-            return self._take(np.asarray([rows]))[0]
+            return np.asarray(self._take(np.asarray([rows]))[0])
         return self._take(rows)
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
         if not self._derive:
-            return np.array(self._stored[rows], np.uint8)
+            copied: np.ndarray = np.array(self._stored[rows], np.uint8)
+            return copied
         out = np.empty((len(rows), self.side, self.side, 3), np.uint8)
         for at, row in enumerate(rows):
             out[at] = np.asarray(squash(Image.fromarray(self._stored[row]), [self.side]))
@@ -87,7 +88,7 @@ def open_level(base: Path, count: int, stored_side: int, rows: np.ndarray, side:
     if not path.exists():
         wanted = count * side * side * 3
         share = _SHARE_SMALLER if side < stored_side else _SHARE_LARGER
-        if wanted > share * cache_limit() or wanted > spare_space(base.parent):
+        if wanted > share * cache_limit() or not make_room(base.parent, wanted):
             return ImageLevel(stored, rows, side, derive=True)
         try:
             folder.mkdir(exist_ok=True)

@@ -115,7 +115,7 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path} is not UTF-8 text; save the table as UTF-8") from None
     except PermissionError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # pandas and pyarrow raise many kinds for a damaged table.
         text = " ".join(str(error).split())[:160]
         raise InputError(f"{path} cannot be read as a table: {text or type(error).__name__}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ def list_npz(path: Path, chosen: dict[str, str], name: str | None = None) -> Lis
                 )
             small = {name for name in available if name not in ("images", "data")}
             arrays = {name: archive[name] for name in small if not _huge(archive, name)}
+        count = _count(path, kind, arrays)
     except InputError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # numpy and zipfile raise many kinds for a damaged file.
         raise InputError(f"{path} cannot be read as npz: {' '.join(str(error).split())[:160]}") from None
-    count = _count(path, kind, arrays)
     known = sorted(arrays)
     label_key = find_columns("label", known, chosen, path) or (["labels"] if "labels" in arrays else [])
     if not label_key:
@@ -75,9 +76,12 @@ class NpzReader:
 
     def __init__(self, path: Path, kind: str, scratch: Path) -> None:
         self.kind = kind
-        self.array = open_member(path, "data" if kind == "encoded" else "images", scratch)
-        with np.load(path, allow_pickle=False) as archive:
-            self.offsets = archive["offsets"].tolist() if kind == "encoded" else []
+        try:
+            self.array = open_member(path, "data" if kind == "encoded" else "images", scratch)
+            with np.load(path, allow_pickle=False) as archive:
+                self.offsets = archive["offsets"].tolist() if kind == "encoded" else []
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+            raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:160]}") from None
         if kind == "encoded" and self.array.ndim == 1:
             begin = np.asarray(self.offsets)
             if (np.diff(begin) < 0).any() or begin[0] < 0 or begin[-1] > len(self.array):
@@ -108,8 +112,15 @@ def open_member(path: Path, name: str, scratch: Path) -> np.memmap[Any, Any]:
                 + int.from_bytes(head[26:28], "little")
                 + int.from_bytes(head[28:30], "little")
             )
-            order = "F" if fortran else "C"
-            return np.memmap(path, dtype=dtype, mode="r", offset=begin + inner, shape=shape, order=order)
+            mapped: np.memmap[Any, Any] = np.memmap(
+                str(path),
+                dtype=dtype,
+                mode="r",
+                offset=begin + inner,
+                shape=shape,
+                order="F" if fortran else "C",
+            )
+            return mapped
         scratch.mkdir(parents=True, exist_ok=True)
         target = scratch / f"{name}.npy"
         with archive.open(info) as member, open(target, "wb") as out:
@@ -136,7 +147,7 @@ def _npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def _huge(archive: Any, name: str) -> bool:
     """Other arrays that lie in the file (masks, boxes) are not needed."""
-    return archive.zip.getinfo(f"{name}.npy").file_size > 1 << 28
+    return int(archive.zip.getinfo(f"{name}.npy").file_size) > 1 << 28
 
 
 def _count(path: Path, kind: str, arrays: dict[str, np.ndarray]) -> int:

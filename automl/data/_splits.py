@@ -141,7 +141,7 @@ def _quota(need: np.ndarray, count: int, overall: np.ndarray) -> np.ndarray:
     if wanted.sum() <= 0:
         wanted = np.ones_like(need)
     exact = wanted * (count / wanted.sum())
-    quota = np.floor(exact + 1e-9).astype(np.int64)
+    quota: np.ndarray = np.floor(exact + 1e-9).astype(np.int64)
     left = count - int(quota.sum())
     order = np.lexsort((-overall, -np.round(exact - quota, 9)))
     quota[order[:left]] += 1

@@ -1,20 +1,28 @@
 """Classification metrics with 95 % intervals.
 
-Shares of images (accuracy, recall, precision) get the exact binomial interval (Clopper & Pearson 1934) while
-images are independent; other metrics, and grouped images, get the percentile bootstrap over groups (Efron 1979;
-groups as in Field & Welsh 2007).
+Shares of images (accuracy, recall, precision) get an exact binomial interval, at the effective number of images where
+images come in groups; balanced accuracy and macro F1 a percentile bootstrap of whole groups; AUROC and average
+precision an interval from influence functions. Sources stand in the two modules that compute them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from automl.evaluation import _intervals, _ranking
+from automl.evaluation._intervals import binomial_interval
+
+__all__ = ["DRAWS", "Metric", "binomial_interval", "compute", "evaluate_all", "interval"]
+
+#: Bootstrap draws behind the intervals of balanced accuracy and macro F1.
 DRAWS = 1000
+_AVERAGES = ("accuracy", "balanced_accuracy", "macro_f1")
+_PER_CLASS = ("recall", "precision", "auroc", "average_precision")
 
 
 @dataclass(frozen=True)
@@ -23,18 +31,20 @@ class Metric:
 
     Attributes:
         value: point estimate, NaN where it is undefined (no image of the class).
-        low, high: 95 % interval.
+        low, high: two-sided 95 % interval; 0 and 1 where nothing is known.
         n: images; of the class for a recall, of those predicted so for a precision.
+        best_low: lower bound that a flawless score on the same images would have had; None if not known.
     """
 
     value: float
     low: float
     high: float
     n: int
+    best_low: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+        """Return ``value``, ``low``, ``high`` and ``n`` as plain numbers."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
 def compute(
@@ -45,7 +55,10 @@ def compute(
     predicted: np.ndarray,
     class_names: Sequence[str],
 ) -> float:
-    """Return one metric; NaN where it is undefined.
+    """Return one metric; NaN where it is undefined, that is without images, or without images of the class.
+
+    Balanced accuracy averages over the classes among the labels, macro F1 over those among labels or predictions,
+    both as scikit-learn does. A class that occurs but is never predicted has precision 0.
 
     Args:
         name: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``recall``, ``precision``, ``auroc`` or
@@ -58,27 +71,57 @@ def compute(
     Raises:
         ValueError: an unknown metric or class.
     """
+    if name not in _AVERAGES and name not in _PER_CLASS:
+        raise ValueError(f"unknown metric {name!r}; known: {', '.join((*_AVERAGES, *_PER_CLASS))}")
+    position = _position(name, class_name, class_names) if name in _PER_CLASS else -1
     if len(labels) == 0:
         return math.nan
     if name == "accuracy":
-        return float((labels == predicted).mean())
-    if name in ("balanced_accuracy", "macro_f1"):
-        counts = _counts(labels, predicted, len(class_names), np.ones((1, len(labels))))
-        return float(_from_counts(name, *counts)[0])
-    if class_name is None or class_name not in class_names:
-        raise ValueError(f"metric {name!r} needs one of the classes {', '.join(class_names)}; got {class_name!r}")
-    position = list(class_names).index(class_name)
+        return float(np.count_nonzero(labels == predicted) / len(labels))
+    if name in _AVERAGES:
+        hits, actual, chosen = _counts(labels, predicted, len(class_names))
+        return float(average(name, hits, actual, chosen))
     positive = labels == position
-    if name == "recall":
-        return float((predicted[positive] == position).mean()) if positive.any() else math.nan
-    if name == "precision":
-        chosen = predicted == position
-        return float(positive[chosen].mean()) if chosen.any() else math.nan
     if name == "auroc":
-        return _auroc(positive, probabilities[:, position])
+        return _ranking.auroc(positive, probabilities[:, position])
     if name == "average_precision":
-        return _average_precision(positive, probabilities[:, position])
-    raise ValueError(f"unknown metric {name!r}")
+        return _ranking.average_precision(positive, probabilities[:, position])
+    picked = predicted == position
+    hit, occurs = int(np.count_nonzero(positive & picked)), int(np.count_nonzero(positive))
+    if name == "recall":
+        return hit / occurs if occurs else math.nan
+    return hit / int(np.count_nonzero(picked)) if picked.any() else (0.0 if occurs else math.nan)
+
+
+def interval(
+    name: str,
+    class_name: str | None,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    predicted: np.ndarray,
+    class_names: Sequence[str],
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Metric:
+    """Return one metric with its interval; arguments as in :func:`compute` and :func:`evaluate_all`.
+
+    Raises:
+        ValueError: an unknown metric or class.
+    """
+    value = compute(name, class_name, labels, probabilities, predicted, class_names)
+    if len(labels) == 0:
+        return Metric(value, 0.0, 1.0, 0, 0.0)
+    members = _members(labels, groups)
+    if name in ("balanced_accuracy", "macro_f1"):
+        drawn = _intervals.confusion_draws(labels, predicted, len(class_names), members, DRAWS, seed)
+        return _averaged(name, value, drawn, labels, members)
+    if name == "accuracy":
+        return _share(value, labels == predicted, np.ones(len(labels), dtype=bool), members)
+    position = _position(name, class_name, class_names)
+    positive, picked = labels == position, predicted == position
+    if name in ("recall", "precision"):
+        return _share(value, positive & picked, positive if name == "recall" else picked, members)
+    return _ordered(name, value, positive, probabilities[:, position], members)
 
 
 def evaluate_all(
@@ -89,132 +132,120 @@ def evaluate_all(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Metric]:
-    """Every metric that a constraint or objective can name, with intervals.
+    """Every metric that a constraint or objective can name, with its interval.
 
     Args:
         labels, predicted: class indices ``[n]``.
         probabilities: ``[n, C]``.
-        class_names: of the classes.
-        groups: images with the same number are not independent; None for all independent.
+        class_names: of the ``C`` classes.
+        groups: ``[n]``; images with the same number are not independent. None if all are.
         seed: of the bootstrap.
 
     Returns:
-        ``accuracy``, ``recall[CLASS]`` … → :class:`Metric`.
+        ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``recall[CLASS]`` … → :class:`Metric`.
     """
-    classes, n = len(class_names), len(labels)
-    found: dict[str, Metric] = {}
-    names = ("accuracy", "balanced_accuracy", "macro_f1")
-    if n == 0:
-        keys = [*names, *(f"{k}[{c}]" for c in class_names for k in ("recall", "precision", "auroc", "average_precision"))]
-        return {key: Metric(math.nan, math.nan, math.nan, 0) for key in keys}
-    members = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    independent = int(members.max()) + 1 == n
-    weights = _draws(members, seed)
-    counts = _counts(labels, predicted, classes, weights)
-    drawn = {name: _from_counts(name, *counts) for name in names}
-    hits, actual, chosen = counts
-    for name in names:
-        value = compute(name, None, labels, probabilities, predicted, class_names)
-        if name == "accuracy" and independent:
-            found[name] = _binomial(round(value * n), n)
+    wanted: list[tuple[str, str | None]] = [(name, None) for name in _AVERAGES]
+    wanted += [(name, class_name) for class_name in class_names for name in _PER_CLASS]
+    values = (labels, probabilities, predicted, class_names)
+    members = _members(labels, groups) if len(labels) else None
+    drawn = (
+        _intervals.confusion_draws(labels, predicted, len(class_names), members, DRAWS, seed)
+        if members is not None
+        else None
+    )
+    found = {}
+    for name, class_name in wanted:
+        key = name if class_name is None else f"{name}[{class_name}]"
+        if drawn is not None and members is not None and name in ("balanced_accuracy", "macro_f1"):
+            found[key] = _averaged(name, compute(name, None, *values), drawn, labels, members)
         else:
-            found[name] = _bootstrapped(value, drawn[name], n)
-    for position, class_name in enumerate(class_names):
-        positive, picked = labels == position, predicted == position
-        for name, whole, per_draw in (("recall", positive, actual), ("precision", picked, chosen)):
-            k, m = int((positive & picked).sum()), int(whole.sum())
-            if independent or m == 0 or k in (0, m):
-                found[f"{name}[{class_name}]"] = _binomial(k, m)
-            else:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    values = hits[:, position] / per_draw[:, position]
-                found[f"{name}[{class_name}]"] = _bootstrapped(k / m, values, m)
-        for name, function in (("auroc", _auroc), ("average_precision", _average_precision)):
-            value = function(positive, probabilities[:, position])
-            values = np.array([function(positive, probabilities[:, position], w) for w in weights[:200]])
-            found[f"{name}[{class_name}]"] = _bootstrapped(value, values, n)
+            found[key] = interval(name, class_name, *values, groups=members, seed=seed)
     return found
 
 
-def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper–Pearson interval of ``k`` successes in ``n``; (0, 1) without trials."""
-    from scipy.stats import beta
-
-    if n == 0:
-        return 0.0, 1.0
-    tail = (1 - level) / 2
-    low = 0.0 if k == 0 else float(beta.ppf(tail, k, n - k + 1))
-    high = 1.0 if k == n else float(beta.ppf(1 - tail, k + 1, n - k))
-    return low, high
+def _position(name: str, class_name: str | None, class_names: Sequence[str]) -> int:
+    if class_name is None or class_name not in class_names:
+        raise ValueError(
+            f"metric {name!r} needs one of the classes {', '.join(class_names)}; got {class_name!r}"
+        )
+    return list(class_names).index(class_name)
 
 
-def _binomial(k: int, n: int) -> Metric:
-    low, high = binomial_interval(k, n)
-    return Metric(k / n if n else math.nan, low, high, n)
-
-
-def _bootstrapped(value: float, draws: np.ndarray, n: int) -> Metric:
-    draws = draws[np.isfinite(draws)]
-    if not len(draws) or not math.isfinite(value):
-        return Metric(value, math.nan, math.nan, n)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Metric(value, float(min(low, value)), float(max(high, value)), n)
-
-
-def _draws(members: np.ndarray, seed: int) -> np.ndarray:
-    """How often each image occurs in each bootstrap draw of whole groups: ``[DRAWS, n]``."""
-    count = int(members.max()) + 1
-    chosen = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    return chosen[:, members].astype(np.float32)
+def _members(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Group of each image as ``0 … G-1``."""
+    if groups is None:
+        return np.arange(len(labels))
+    return np.asarray(np.unique(groups, return_inverse=True)[1]).reshape(-1)
 
 
 def _counts(
-    labels: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray
+    labels: np.ndarray, predicted: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted hits, actual and predicted images per class, each ``[draws, C]``."""
-    actual = np.eye(classes, dtype=weights.dtype)[labels]
-    chosen = np.eye(classes, dtype=weights.dtype)[predicted]
-    return weights @ (actual * chosen), weights @ actual, weights @ chosen
+    """Hits, true and predicted images per class, ``[C]`` each."""
+    return (
+        np.bincount(labels[labels == predicted], minlength=classes),
+        np.bincount(labels, minlength=classes),
+        np.bincount(predicted, minlength=classes),
+    )
 
 
-def _from_counts(name: str, hits: np.ndarray, actual: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """A metric per draw; classes that do not occur are left out, as in scikit-learn's balanced accuracy."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if name == "accuracy":
-            return np.asarray(hits.sum(1) / actual.sum(1))
-        if name == "balanced_accuracy":
-            per_class = np.where(actual > 0, hits / actual, np.nan)
-        else:
-            per_class = np.where(actual + chosen > 0, 2 * hits / (actual + chosen), np.nan)
-    known = np.isfinite(per_class)
-    return np.asarray(np.where(known, per_class, 0).sum(1) / np.maximum(known.sum(1), 1))
+def average(name: str, hits: np.ndarray, actual: np.ndarray, chosen: np.ndarray) -> Any:
+    """Balanced accuracy or macro F1 along the last axis."""
+    if name == "balanced_accuracy":
+        top, bottom = hits, actual
+    else:
+        top, bottom = 2 * hits, actual + chosen
+    known = bottom > 0
+    return (top / np.maximum(bottom, 1)).sum(-1) / np.maximum(known.sum(-1), 1)
 
 
-def _auroc(positive: np.ndarray, scores: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Area under the ROC curve as the probability that a positive outranks a negative, ties counting half."""
-    w = np.ones(len(scores)) if weight is None else weight.astype(np.float64)
-    wins, losses = (w * positive).sum(), (w * ~positive).sum()
-    if wins == 0 or losses == 0:
-        return math.nan
-    order = np.argsort(scores, kind="stable")
-    s, p, w = scores[order], positive[order], w[order]
-    new = np.r_[True, s[1:] != s[:-1]]
-    block = np.cumsum(new) - 1
-    negatives = np.bincount(block, w * ~p)
-    positives = np.bincount(block, w * p)
-    below = np.cumsum(negatives) - negatives
-    return float((positives * (below + negatives / 2)).sum() / (wins * losses))
+def _share(value: float, hits: np.ndarray, whole: np.ndarray, members: np.ndarray) -> Metric:
+    independent = int(members.max()) + 1 == len(members)
+    low, high, best = _intervals.share_interval(hits, whole, members, independent)
+    return Metric(value, low, high, int(whole.sum()), best)
 
 
-def _average_precision(positive: np.ndarray, scores: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Mean precision over the steps of recall, without interpolation."""
-    w = np.ones(len(scores)) if weight is None else weight.astype(np.float64)
-    total = (w * positive).sum()
-    if total == 0:
-        return math.nan
-    order = np.argsort(-scores, kind="stable")
-    s, gained, seen = scores[order], np.cumsum((w * positive)[order]), np.cumsum(w[order])
-    last = np.r_[s[1:] != s[:-1], True]
-    gained, seen = gained[last], seen[last]
-    precision = gained / np.maximum(seen, 1e-12)
-    return float((np.diff(np.r_[0.0, gained]) / total * precision).sum())
+def _averaged(
+    name: str,
+    value: float,
+    drawn: tuple[np.ndarray, np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    members: np.ndarray,
+) -> Metric:
+    """Bootstrap interval that claims no more than a flawless score could.
+
+    No error on all images still has a chance of 2.5 % when the class with the fewest images has a recall of
+    ``0.025 ** (1 / images)``; no other way of erring so rarely lowers the average more. A group counts as one image.
+    """
+    low, high = np.percentile(average(name, *drawn), [2.5, 97.5])
+    present = np.unique(labels)
+    fewest = _fewest(labels, members)
+    best = 1 - (1 - _intervals.perfect_low(fewest)) / len(present)
+    low, high = _intervals.no_better_than_flawless(value, float(low), float(high), best)
+    return Metric(value, low, high, len(labels), best)
+
+
+def _fewest(labels: np.ndarray, members: np.ndarray) -> int:
+    """Groups of the class that has the fewest."""
+    pairs = np.unique(labels.astype(np.int64) * (int(members.max()) + 1) + members)
+    per_class = np.bincount(pairs // (int(members.max()) + 1))
+    return int(per_class[per_class > 0].min())
+
+
+def _ordered(
+    name: str, value: float, positive: np.ndarray, scores: np.ndarray, members: np.ndarray
+) -> Metric:
+    """Interval of AUROC or average precision that claims no more than a flawless ordering could."""
+    n = len(positive)
+    if not math.isfinite(value):
+        return Metric(value, 0.0, 1.0, n, 0.0)
+    units = _intervals.units_of(members, positive)
+    if name == "auroc":
+        units = min(units, _intervals.units_of(members, ~positive))
+        influence = _ranking.auroc_influence(positive, scores)
+    else:
+        influence = _ranking.average_precision_influence(positive, scores)
+    low, high = _intervals.influence_interval(value, influence, members)
+    best = _intervals.perfect_low(units)
+    low, high = _intervals.no_better_than_flawless(value, low, high, best)
+    return Metric(value, low, high, n, best)

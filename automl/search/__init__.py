@@ -9,4 +9,13 @@ from automl.search.proposer import Proposer
 from automl.search.runner import SearchEnd, run_search
 from automl.search.store import TrialStore
 
-__all__ = ["Listener", "Proposer", "SearchDisplay", "SearchEnd", "TrialStore", "prestart", "run_search", "shutdown"]
+__all__ = [
+    "Listener",
+    "Proposer",
+    "SearchDisplay",
+    "SearchEnd",
+    "TrialStore",
+    "prestart",
+    "run_search",
+    "shutdown",
+]

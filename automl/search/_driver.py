@@ -161,8 +161,13 @@ class Driver:
         if outcome is None:
             outcome = self._made_up(item, error)
             write_outcome(folder, outcome)
-        elif self.ending and outcome.status == "stopped" and outcome.error is None and item.stopping is not None \
-                and item.stopping >= (self.ending_since or 0.0):
+        elif (
+            self.ending
+            and outcome.status == "stopped"
+            and outcome.error is None
+            and item.stopping is not None
+            and item.stopping >= (self.ending_since or 0.0)
+        ):
             outcome = dataclasses.replace(outcome, error=INTERRUPTED)
             write_outcome(folder, outcome)
         try:

@@ -125,7 +125,7 @@ def _start(cpus: int, gpus: int | None, ray_address: str | None, preload: tuple[
                 ray.init(address=ray_address, logging_level=logging.ERROR, log_to_driver=False)
             else:
                 _start_local(ray, cpus, gpus, preload)
-        import ray.tune  # noqa: F401  (half a second that need not be spent later)
+        import ray.tune
 
         for name in ("ray.tune", "ray.air", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -53,7 +53,9 @@ class _Searcher(Searcher):
         self.names[trial_id] = spec.trial_id
         return {**self._config, "folder": spec.folder}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         outcome = None
         if result and not error and "outcome" in result:
             outcome = Outcome.from_dict(json.loads(result["outcome"]))
@@ -80,8 +82,9 @@ class _Watch(Callback):
         self._live[name] = trial
         self._driver.began(name)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any],
-                        **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         if "report" in result:
             report = Progress.from_dict(json.loads(result["report"]))
             self._driver.progressed(self._names[trial.trial_id], report)
@@ -97,7 +100,9 @@ class _Watch(Callback):
             elif item.since is not None and item.spec.seconds is not None:
                 late = now - item.since - item.spec.seconds
                 if late > GRACE_SECONDS + OWN_TIME_SLACK:
-                    self._kill(name, f"ran {late:.1f} s beyond its {item.spec.seconds:g} s; its worker was killed")
+                    self._kill(
+                        name, f"ran {late:.1f} s beyond its {item.spec.seconds:g} s; its worker was killed"
+                    )
         for name in [name for name in self._live if name not in self._driver.running]:
             del self._live[name]
 
@@ -210,7 +215,9 @@ def run(
 
 
 def _bundle(resources: dict[str, float]) -> dict[str, float]:
-    return {{"cpu": "CPU", "gpu": "GPU"}.get(name.lower(), name): amount for name, amount in resources.items()}
+    return {
+        {"cpu": "CPU", "gpu": "GPU"}.get(name.lower(), name): amount for name, amount in resources.items()
+    }
 
 
 def _memory_limit(concurrency: int) -> int:
@@ -238,4 +245,3 @@ def _keep_idle_workers(scheduler: Any, concurrency: int) -> None:
                 tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=concurrency)
 
     scheduler.on_trial_add = on_trial_add
-

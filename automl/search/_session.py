@@ -113,12 +113,16 @@ class TrialSession:
         elif stopped:
             outcome = self._own_outcome("stopped")
         else:
-            outcome = self._own_outcome("failed", f"the trial returned {type(value).__name__} instead of an outcome")
+            outcome = self._own_outcome(
+                "failed", f"the trial returned {type(value).__name__} instead of an outcome"
+            )
         return self._keep(outcome, written)
 
     def _fail(self, error: BaseException) -> Outcome:
         text = one_line(error)
-        self.memory_error = isinstance(error, MemoryError) or any(word in text.lower() for word in _MEMORY_WORDS)
+        self.memory_error = isinstance(error, MemoryError) or any(
+            word in text.lower() for word in _MEMORY_WORDS
+        )
         written = read_outcome(self.folder)
         outcome = written if written is not None else self._own_outcome("failed", text)
         return self._keep(outcome, written)
@@ -138,7 +142,13 @@ class TrialSession:
 
 
 def outcome_of(
-    spec: TrialSpec, status: str, error: str | None, curve: list[list[float]], seconds: float, *, scored: bool = True
+    spec: TrialSpec,
+    status: str,
+    error: str | None,
+    curve: list[list[float]],
+    seconds: float,
+    *,
+    scored: bool = True,
 ) -> Outcome:
     """Make the outcome of a trial that could not make its own.
 

@@ -43,8 +43,10 @@ class SearchSpace:
         """
         unknown = sorted(set(values) - {"triples", "strategies", "ranges", "defaults", "allowed"})
         if unknown:
-            raise ValueError(f"search space has unknown key {unknown[0]!r}; known: triples, strategies, ranges, "
-                             "defaults, allowed")
+            raise ValueError(
+                f"search space has unknown key {unknown[0]!r}; known: triples, strategies, ranges, "
+                "defaults, allowed"
+            )
         triples = tuple(dict.fromkeys((str(a), int(r), str(p)) for a, r, p in values.get("triples", ())))
         strategies = tuple(dict.fromkeys(str(name) for name in values.get("strategies", ())))
         ranges, defaults = values.get("ranges"), values.get("defaults")
@@ -56,7 +58,9 @@ class SearchSpace:
     def candidate(self, triple: Triple, strategy: str, values: Mapping[str, Any]) -> Candidate:
         """Make a candidate; values that equal the strategy's own are left out of its overrides."""
         own = self.defaults.get(strategy, {})
-        overrides = tuple(sorted((name, tidy(value)) for name, value in values.items() if own.get(name) != tidy(value)))
+        overrides = tuple(
+            sorted((name, tidy(value)) for name, value in values.items() if own.get(name) != tidy(value))
+        )
         return Candidate(*triple, strategy, overrides)
 
 
@@ -73,7 +77,9 @@ def _checked(strategy: str, ranges: Mapping[str, Range]) -> dict[str, Range]:
         if isinstance(bounds, tuple):
             low, high, log = bounds
             if not low < high or (log and low <= 0):
-                raise ValueError(f"range of {strategy}.{name} is {bounds}; low < high is needed, and low > 0 with log")
+                raise ValueError(
+                    f"range of {strategy}.{name} is {bounds}; low < high is needed, and low > 0 with log"
+                )
             checked[name] = (low, high, bool(log))
         elif isinstance(bounds, Sequence) and len(bounds) > 1:
             checked[name] = list(bounds)

@@ -69,7 +69,12 @@ class TpeModel:
         return self._random(number, taken, blocked)
 
     def tell(
-        self, candidate: Candidate, score: float | None, violations: Mapping[str, float], status: str, epochs: int = 0
+        self,
+        candidate: Candidate,
+        score: float | None,
+        violations: Mapping[str, float],
+        status: str,
+        epochs: int = 0,
     ) -> None:
         """Record how a candidate did, whether it was asked for here or comes from elsewhere.
 

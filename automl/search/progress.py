@@ -60,8 +60,9 @@ class SearchDisplay:
             if self._console.is_terminal:
                 from rich.live import Live
 
-                self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4,
-                                  transient=True)
+                self._live = Live(
+                    get_renderable=self._panel, console=self._console, refresh_per_second=4, transient=True
+                )
                 self._live.start()
         return self
 
@@ -101,10 +102,16 @@ class SearchDisplay:
     def line(self) -> str:
         """Return the state of the search in one line."""
         used = time.monotonic() - self._begin
-        parts = [f"search {_clock(used)} of {_clock(self._seconds)}", f"{self._ended['completed']} done",
-                 f"{len(self._running)} running"]
-        parts += [f"{self._ended[status]} {name}" for status, name in
-                  (("stopped", "stopped"), ("timeout", "out of time"), ("failed", "failed")) if self._ended[status]]
+        parts = [
+            f"search {_clock(used)} of {_clock(self._seconds)}",
+            f"{self._ended['completed']} done",
+            f"{len(self._running)} running",
+        ]
+        parts += [
+            f"{self._ended[status]} {name}"
+            for status, name in (("stopped", "stopped"), ("timeout", "out of time"), ("failed", "failed"))
+            if self._ended[status]
+        ]
         if self._best is not None:
             parts.append(f"best {self._best[0]:.4f} {self._best[1]}")
         return " · ".join(parts)
@@ -123,9 +130,15 @@ class SearchDisplay:
         table = Table.grid(padding=(0, 1))
         for spec, progress in list(self._running.values()):
             share = progress.fraction if progress is not None else 0.0
-            score = f"{progress.score:.4f}" if progress is not None and progress.score == progress.score else "–"
-            table.add_row(Text(spec.trial_id, style="dim"), ProgressBar(total=1.0, completed=share, width=20),
-                          Text(score), Text(spec.candidate.id, overflow="ellipsis", no_wrap=True))
+            score = (
+                f"{progress.score:.4f}" if progress is not None and progress.score == progress.score else "–"
+            )
+            table.add_row(
+                Text(spec.trial_id, style="dim"),
+                ProgressBar(total=1.0, completed=share, width=20),
+                Text(score),
+                Text(spec.candidate.id, overflow="ellipsis", no_wrap=True),
+            )
         bar = ProgressBar(total=max(self._seconds, 1e-9), completed=min(used, self._seconds), width=40)
         return Group(Text(self.line(), overflow="ellipsis", no_wrap=True), bar, table)
 

@@ -112,7 +112,9 @@ class Proposer:
                 raise ValueError(f"{name} is {value}; it is at least 1, or None")
         if skip_after < 1:
             raise ValueError(f"skip_after is {skip_after}; it is at least 1")
-        self.space = space if isinstance(space, SearchSpace) else SearchSpace.from_mapping(space or {"ranges": {}})
+        self.space = (
+            space if isinstance(space, SearchSpace) else SearchSpace.from_mapping(space or {"ranges": {}})
+        )
         self.max_trials = max_trials
         self._pool = list({candidate.id: candidate for candidate in pool}.values())
         self._ranked = {candidate.id for candidate in self._pool}
@@ -211,8 +213,13 @@ class Proposer:
                 raise KeyError(f"candidate {candidate!r} was not proposed here; pass the Candidate itself")
             candidate = self._taken[candidate]
         finite = score is not None and math.isfinite(score)
-        result = _Result(float(score) if finite and score is not None else None, dict(violations or {}), status, error,
-                         epochs)
+        result = _Result(
+            float(score) if finite and score is not None else None,
+            dict(violations or {}),
+            status,
+            error,
+            epochs,
+        )
         waited = self._waiting.pop(candidate.id, None)
         if waited is None and status == "stopped" and error == INTERRUPTED:
             return  # a trial of the past that was never finished may run again
@@ -248,7 +255,11 @@ class Proposer:
 
     def _turn_to_explore(self) -> bool:
         later = len(self._taken) - self._pool_first
-        return later >= 0 and self._scored >= _LEAST_RESULTS and self._explored < self._explore_share * (later + 1)
+        return (
+            later >= 0
+            and self._scored >= _LEAST_RESULTS
+            and self._explored < self._explore_share * (later + 1)
+        )
 
     def _from_pool(self, away: set[str], seconds_left: float | None) -> Candidate | None:
         for candidate in self._pool:

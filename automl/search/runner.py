@@ -108,8 +108,15 @@ def run_search(
 
             _inprocess.run(driver, import_trial_function(trial_fn))
         else:
-            _run_with_ray(driver, trial_fn, concurrency, ray_address, dict(resources or {"cpu": 1}), early_stopping,
-                          scratch)
+            _run_with_ray(
+                driver,
+                trial_fn,
+                concurrency,
+                ray_address,
+                dict(resources or {"cpu": 1}),
+                early_stopping,
+                scratch,
+            )
     driver.raise_errors()
     return SearchEnd(driver.interrupted, ended)
 

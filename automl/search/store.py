@@ -42,7 +42,11 @@ class TrialStore:
 
     def trial_ids(self) -> list[str]:
         """Return the ids that were ever given out, in order."""
-        found = [entry.name for entry in os.scandir(self.root) if entry.is_dir() and _TRIAL_ID.fullmatch(entry.name)]
+        found = [
+            entry.name
+            for entry in os.scandir(self.root)
+            if entry.is_dir() and _TRIAL_ID.fullmatch(entry.name)
+        ]
         return sorted(found, key=lambda name: int(name[1:]))
 
     def new_trial_id(self) -> str:
@@ -172,8 +176,10 @@ def read_outcome(folder: str | os.PathLike[str]) -> Outcome | None:
     except (TypeError, KeyError, ValueError) as error:
         aside = path.with_name(f"{OUTCOME_FILE}.damaged")
         os.replace(path, aside)
-        warnings.warn(f"{path} is damaged ({error}); set aside as {aside.name}, the trial counts as unfinished",
-                      stacklevel=2)
+        warnings.warn(
+            f"{path} is damaged ({error}); set aside as {aside.name}, the trial counts as unfinished",
+            stacklevel=2,
+        )
         return None
 
 

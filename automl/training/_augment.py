@@ -94,7 +94,11 @@ class Augment:
         drawn = self._draw(n)
         rotate = self._signed(n) * p.rotate + drawn["rotate"] * 30
         angle = rotate * torch.pi / 180
-        area = torch.exp(self._uniform(n) * float(torch.log(torch.tensor(p.scale)))) if p.scale < 1 else torch.ones(n)
+        area = (
+            torch.exp(self._uniform(n) * float(torch.log(torch.tensor(p.scale))))
+            if p.scale < 1
+            else torch.ones(n)
+        )
         aspect = torch.exp(self._signed(n) * p.ratio / 2)
         width, height = (area.sqrt() * aspect).clamp(max=1), (area.sqrt() / aspect).clamp(max=1)
         shift_x = self._signed(n) * (1 - width) + drawn["shift_x"] * 0.3
@@ -130,7 +134,9 @@ class Augment:
         drawn = {name: torch.zeros(n) for name in _OPERATIONS}
         for _ in range(self.policy.operations):
             choice = torch.randint(len(_OPERATIONS), (n,), generator=self.generator)
-            size = self._uniform(n) if self.policy.magnitude is None else torch.full((n,), self.policy.magnitude)
+            size = (
+                self._uniform(n) if self.policy.magnitude is None else torch.full((n,), self.policy.magnitude)
+            )
             sign = torch.where(self._uniform(n) < 0.5, -1.0, 1.0)
             for index, name in enumerate(_OPERATIONS):
                 drawn[name] = torch.where(choice == index, size * sign, drawn[name])

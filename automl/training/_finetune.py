@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from automl.evaluation.quiet import working
-from automl.training._augment import Augment, mix
+from automl.training._augment import mix
 from automl.training._frozen import OutOfTime, frozen_features
 from automl.training._heads import LinearHead, fit_logistic
 from automl.training._losses import make_loss
@@ -94,7 +94,9 @@ def fine_tune(
     place = torch.device("cpu" if device.startswith("cpu") else device)
     classes = len(dataset.class_names)
     labels = torch.from_numpy(np.asarray(dataset.labels, dtype=np.int64))
-    model = initial or _start(dataset, fold, backbone, strategy, resolution, shared, threads, device, deadline)
+    model = initial or _start(
+        dataset, fold, backbone, strategy, resolution, shared, threads, device, deadline
+    )
     choose_parameters(model.body.backbone, strategy)
     model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches: Batches
@@ -241,7 +243,11 @@ def _start(
         )
         balanced = strategy["loss"] in ("logit_adjusted", "class_balanced")
         fitted = fit_logistic(
-            np.asarray(table[rows]), np.asarray(dataset.labels)[rows], classes, strength=0.02, balanced=balanced
+            np.asarray(table[rows]),
+            np.asarray(dataset.labels)[rows],
+            classes,
+            strength=0.02,
+            balanced=balanced,
         )
         head = LinearHead(fitted.linear.in_features, classes, dropout=float(strategy["dropout"]))
         head.load_state_dict(fitted.state_dict())

@@ -47,7 +47,9 @@ class _Normalised(nn.Module):
         return self.body((x - self.mean) / self.std)
 
 
-def inference_runner(module: nn.Module, backbone: Backbone, side: int, *, threads: int, device: str) -> Runner:
+def inference_runner(
+    module: nn.Module, backbone: Backbone, side: int, *, threads: int, device: str
+) -> Runner:
     """Return ``run(images uint8 [n, side, side, 3]) -> [outputs]`` of a frozen module.
 
     Args:
@@ -164,7 +166,10 @@ def frozen_features(
             if not meta.exists():
                 runner = make_runner()
                 width = runner(dataset.images(side)[np.arange(2) % count])[0].shape[1]
-                for suffix, kind, shape in ((".f32", np.float32, (count, width)), (".done", np.uint8, (chunks,))):
+                for suffix, kind, shape in (
+                    (".f32", np.float32, (count, width)),
+                    (".done", np.uint8, (chunks,)),
+                ):
                     np.memmap(stem.with_suffix(suffix), dtype=kind, mode="w+", shape=shape).flush()
                 temporary = meta.with_suffix(".json.part")
                 temporary.write_text(json.dumps({"width": width, "count": count, "backbone": backbone.name}))

@@ -89,7 +89,10 @@ def build_head(description: Mapping[str, Any]) -> nn.Module:
         return LinearHead(description["features"], description["classes"])
     if kind == "neighbours":
         return NeighboursHead(
-            description["examples"], description["features"], description["classes"], description["neighbours"]
+            description["examples"],
+            description["features"],
+            description["classes"],
+            description["neighbours"],
         )
     raise ValueError(f"unknown head {kind!r}; known: linear, neighbours")
 
@@ -152,7 +155,9 @@ def fit_logistic(
             tol=1e-3,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # not converged within the iterations: the path goes on from there
+            warnings.simplefilter(
+                "ignore"
+            )  # not converged within the iterations: the path goes on from there
             solver.fit(scaled.astype(np.float64), labels)
         weight, bias = solver.coef_, solver.intercept_
         if basis is not None:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from search_spaces.backbones import feature_stages, stage_groups
 
 #: Methods that update the backbone or add to it.
-FINE_TUNING = ("full", "probe_then_full", "norm_bias", "last_stages", "lora", "conv_adapter", "cached_trunk", "scratch")
+FINE_TUNING = (
+    "full",
+    "probe_then_full",
+    "norm_bias",
+    "last_stages",
+    "lora",
+    "conv_adapter",
+    "cached_trunk",
+    "scratch",
+)
 #: Methods on frozen features.
 FROZEN = ("knn", "logistic", "linear_probe")
 

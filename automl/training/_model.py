@@ -105,7 +105,9 @@ class VisionModel(nn.Module):
         return logits
 
 
-def new_model(backbone: Backbone, head: nn.Module, *, taps: str = "last", adapter_rank: int = 0) -> VisionModel:
+def new_model(
+    backbone: Backbone, head: nn.Module, *, taps: str = "last", adapter_rank: int = 0
+) -> VisionModel:
     """Assemble a model; the backbone carries its pretrained weights where it has any.
 
     Args:
@@ -164,11 +166,15 @@ def load_model(folder: Path | str) -> VisionModel:
         raise AutomlError(f"{folder}: the stored model cannot be read ({error})") from error
     backbone = Backbone.from_dict(description["backbone"])
     model = new_model(
-        backbone, build_head(description["head"]), taps=description["taps"], adapter_rank=description["adapter_rank"]
+        backbone,
+        build_head(description["head"]),
+        taps=description["taps"],
+        adapter_rank=description["adapter_rank"],
     )
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     lost = [name for name in missing if description["whole"] or name.startswith("head.")]
     if lost or unexpected:
-        raise AutomlError(f"{folder}: the stored weights do not fit the model ({(lost + list(unexpected))[:3]} …)")
+        raise AutomlError(
+            f"{folder}: the stored weights do not fit the model ({(lost + list(unexpected))[:3]} …)"
+        )
     return model.eval()
-

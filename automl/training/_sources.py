@@ -92,7 +92,7 @@ class TrunkBatches:
 
     On a CPU the early, high-resolution stages take most of a training step, so caching their
     output (a few augmented views of each image, half precision, on disk) makes each further epoch
-    several times cheaper. 
+    several times cheaper.
     """
 
     def __init__(
@@ -141,7 +141,9 @@ class TrunkBatches:
         taps = model.body._stages
         early = [stage for stage in taps if id(stage) in inside]
         late = [stage for stage in taps if id(stage) not in inside]
-        runner = inference_runner(_Prefix(trunk, early), model.spec, resolution, threads=threads, device=device)
+        runner = inference_runner(
+            _Prefix(trunk, early), model.spec, resolution, threads=threads, device=device
+        )
         augment = Augment(strategy["augmentation"], generator)
         source = dataset.images(_source_side(dataset.size, resolution, strategy["augmentation"]))
         flat = dataset.images(resolution)
@@ -204,7 +206,9 @@ class TrunkBatches:
     def forward(self, model: VisionModel, inputs: tuple[Tensor, ...]) -> Tensor:
         tail, late = self._parts(model)
         with collected(late) as outputs:
-            last = tail(inputs[0].contiguous(memory_format=torch.channels_last) if inputs[0].ndim == 4 else inputs[0])
+            last = tail(
+                inputs[0].contiguous(memory_format=torch.channels_last) if inputs[0].ndim == 4 else inputs[0]
+            )
             if model.body.taps == "last":
                 logits: Tensor = model.head(last)
             else:

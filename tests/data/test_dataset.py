@@ -258,6 +258,24 @@ def test_encoded_npz_with_a_damaged_image(tmp_path: Path, cache: Path) -> None:
         load_dataset(tmp_path / "e.npz", cache_dir=cache)
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_npz_is_one_clear_line_or_read(tmp_path: Path, cache: Path, compressed: bool) -> None:
+    pixels = np.stack([picture(at, 20) for at in range(30)])
+    write = np.savez_compressed if compressed else np.savez
+    write(tmp_path / "n.npz", images=pixels, labels=np.arange(30) % 3)
+    whole = np.frombuffer((tmp_path / "n.npz").read_bytes(), np.uint8)
+    generator = np.random.default_rng(0)
+    for trial in range(25):
+        hurt = whole.copy()
+        where = 200 if trial % 2 else len(hurt)
+        hurt[generator.integers(0, where, 5)] = generator.integers(0, 256, 5)
+        (tmp_path / "h.npz").write_bytes(hurt.tobytes()[: len(hurt) if trial % 5 else len(hurt) // 2])
+        try:
+            load_dataset(tmp_path / "h.npz", cache_dir=cache)
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
 def test_many_threads_at_once(source: Path, cache: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         opened = list(pool.map(lambda _: load_dataset(source, cache_dir=cache), range(6)))

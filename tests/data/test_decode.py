@@ -102,7 +102,8 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 6
     out = np.asarray(decode_image(encoded(Image.fromarray(array), "JPEG", exif=exif, quality=95)))
     assert out.shape == (20, 10, 3)
-    assert out[2, 5, 0] > 200 > 50 > out[18, 5, 0]
+    assert out[2, 5, 0] > 200
+    assert out[18, 5, 0] < 50
 
 
 def test_first_frame_of_an_animation() -> None:
@@ -116,8 +117,8 @@ def test_first_frame_of_an_animation() -> None:
     [
         (b"", "empty"),
         (b"hello, this is text", "not an image"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, ""),
-        (b"\xff\xd8\xff\xe0" + b"\0" * 5, ""),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "damaged|not an image"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 5, "damaged|not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ],
 )
@@ -146,12 +147,13 @@ def test_missing_file_and_folder_have_a_reason(tmp_path: Path) -> None:
 
 def test_decompression_bomb_is_refused_from_its_header() -> None:
     bomb = encoded(Image.new("1", (20_000, 10_001)))
-    assert 20_000 * 10_001 > MAX_PIXELS
+    assert MAX_PIXELS < 20_000 * 10_001
     with pytest.raises(DecodeError, match="200 megapixels"):
         decode_image(bomb)
     assert image_size(bomb) is None
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_bytes_never_raise_anything_else() -> None:
     generator = np.random.default_rng(1)
     noise = Image.fromarray(generator.integers(0, 256, (24, 24, 3), dtype=np.uint8))

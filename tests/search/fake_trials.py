@@ -22,9 +22,13 @@ def value_of(spec: TrialSpec) -> float:
     return score - 0.05 * abs(float(lr) - 0.03)
 
 
-def _done(spec: TrialSpec, score: float | None, curve: list[list[float]], status: str = "completed") -> Outcome:
+def _done(
+    spec: TrialSpec, score: float | None, curve: list[list[float]], status: str = "completed"
+) -> Outcome:
     seconds = curve[-1][2] if curve else 0.0
-    return Outcome(spec.trial_id, spec.candidate.id, status, score, {"pid": os.getpid()}, seconds, len(curve), curve)
+    return Outcome(
+        spec.trial_id, spec.candidate.id, status, score, {"pid": os.getpid()}, seconds, len(curve), curve
+    )
 
 
 def empty(spec: TrialSpec) -> Generator[Progress, Any, Outcome]:

@@ -1,0 +1,122 @@
+"""Exports untrained networks, times them, and remembers per device what it found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from automl.evaluation.latency import Steadiness, Timer, device_name
+from automl.task import Device
+from search_spaces.backbones import Backbone, create_backbone
+
+#: Rises when a stored measurement changes its meaning.
+_FORMAT = 1
+_KEYS = ("size_mb", "latency_ms", "latency_p95_ms", "memory_mb", "low")
+
+
+class Bench:
+    """Measures untrained networks; a context manager.
+
+    Args:
+        device: the models will run on.
+        classes: of the task; they decide the size of the head.
+        cache: folder of measurements.
+    """
+
+    def __init__(self, device: Device, classes: int, cache: Path) -> None:
+        self.folder = cache / device_name(device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.classes = classes
+        self.timer = Timer(device, steadiness(cache, device))
+        self._models: dict[str, Any] = {}
+
+    def __enter__(self) -> Bench:
+        self.timer.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.timer.__exit__(*error)
+
+    @property
+    def factor(self) -> float:
+        """How much slower the device is in a slow moment."""
+        return float(self.timer.steadiness.factor)
+
+    def costs(self, backbone: Backbone, precision: str, side: int) -> dict[str, float]:
+        """Measure one network, or take what is remembered.
+
+        Returns:
+            ``size_mb``, ``latency_ms``, ``latency_p95_ms``, ``memory_mb`` and ``low``, the latency of the fastest block.
+
+        Raises:
+            AutomlError: it cannot be exported or run.
+            BackboneError: it cannot be built.
+        """
+        path = self.folder / f"{self._key(backbone, precision, side)}.json"
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            return {name: float(stored[name]) for name in _KEYS}
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # not measured yet, or a damaged note
+        found, calm = self._measured(backbone, precision, side)
+        if calm:
+            temporary = path.with_suffix(f".{os.getpid()}.part")
+            temporary.write_text(json.dumps(found), encoding="utf-8")
+            os.replace(temporary, path)
+        return found
+
+    def _measured(self, backbone: Backbone, precision: str, side: int) -> tuple[dict[str, float], bool]:
+        from automl.export import export_onnx
+
+        if backbone.name not in self._models:
+            self._models = {backbone.name: untrained(backbone, self.classes)}
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="export-") as scratch:
+            file = Path(scratch) / "untrained.onnx"
+            info = export_onnx(self._models[backbone.name], side, file, precision=precision)
+            # The first file of all also shows how steady the device is.
+            latency = self.timer.measure(file, thorough=not self.timer.steadiness.known)
+            if latency.high_ms > 1.15 * latency.low_ms or not latency.calm:
+                again = self.timer.measure(file, thorough=False)
+                latency = min(latency, again, key=lambda seen: (not seen.calm, seen.median_ms))
+        found = {
+            "size_mb": info.size_bytes / 1e6,
+            "latency_ms": latency.median_ms,
+            "latency_p95_ms": latency.p95_ms,
+            "memory_mb": latency.memory_mb,
+            "low": latency.low_ms,
+        }
+        return found, latency.calm
+
+    def _key(self, backbone: Backbone, precision: str, side: int) -> str:
+        import timm
+        import torch
+
+        versions = timm.__version__, torch.__version__
+        text = json.dumps(
+            [_FORMAT, backbone.to_dict(), side, precision, self.classes, versions], sort_keys=True
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def untrained(backbone: Backbone, classes: int) -> Any:
+    """The network as it would be exported, without its weights: normalisation, pooled features, a linear head."""
+    import torch
+
+    from automl.training import Features, VisionModel
+    from automl.training._heads import LinearHead
+
+    body = Features(create_backbone(backbone, pretrained=False), "last").eval()
+    with torch.inference_mode():
+        width = int(body(torch.zeros(1, 3, 64, 64)).shape[1])
+    return VisionModel(backbone, body, LinearHead(width, classes)).eval()
+
+
+def steadiness(cache: Path, device: Device) -> Steadiness:
+    """What is remembered of the device's steadiness beside its measurements."""
+    folder = cache / device_name(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Steadiness(folder / "steadiness.json")

@@ -1,0 +1,96 @@
+"""Times ONNX files in a process of its own; imports only the standard library, NumPy and ONNX Runtime.
+
+Reads one JSON request per line from standard input and answers with one JSON object per line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+
+def _resident_mb() -> float:
+    with open("/proc/self/statm") as handle:
+        return int(handle.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+def _other_load() -> float:
+    """Busy ticks of the whole machine so far, without this process's own, in seconds."""
+    try:
+        with open("/proc/stat") as handle:
+            ticks = [int(v) for v in handle.readline().split()[1:9]]
+    except (OSError, ValueError):
+        return 0.0
+    busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+    return busy - time.process_time()
+
+
+def _session(path: str, kind: str, threads: int, index: int) -> tuple[ort.InferenceSession, Any]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if kind == "cuda":
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise RuntimeError("this ONNX Runtime has no CUDA; install the extra 'gpu'")
+        session = ort.InferenceSession(
+            path, options, providers=[("CUDAExecutionProvider", {"device_id": index})]
+        )
+    else:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    shape = session.get_inputs()[0].shape
+    image = np.random.default_rng(0).integers(0, 256, (1, int(shape[1]), int(shape[2]), 3), dtype=np.uint8)
+    return session, {"images": image}
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """``blocks`` blocks of single-image runs, each about ``seconds`` long, with ``pause`` seconds between them."""
+    before = _resident_mb()
+    session, feed = _session(request["path"], request["kind"], request["threads"], request["index"])
+    names = ["probabilities", "label"]
+    for _ in range(3):
+        session.run(names, feed)
+    began = time.perf_counter()
+    count = 0
+    while count < 3 or (time.perf_counter() - began < 0.1 and count < 500):
+        session.run(names, feed)
+        count += 1
+    each = (time.perf_counter() - began) / count
+    memory = max(0.0, _resident_mb() - before)
+    blocks: list[list[float]] = []
+    per_block = int(max(5 if each < 0.1 else 2, min(400, request["seconds"] / each)))
+    load, start = _other_load(), time.perf_counter()
+    for number in range(request["blocks"]):
+        if number and request["pause"]:
+            time.sleep(request["pause"])
+            session.run(names, feed)
+        block = []
+        for _ in range(per_block):
+            tick = time.perf_counter_ns()
+            session.run(names, feed)
+            block.append((time.perf_counter_ns() - tick) / 1e6)
+        blocks.append(block)
+    span = time.perf_counter() - start
+    return {"blocks": blocks, "memory_mb": memory, "other_load": (_other_load() - load) / max(span, 1e-6)}
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = measure(request)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""The only timer: median latency of an ONNX file for one image, measured so that two runs agree.
+
+A process of its own with fixed threads, warm-up, several blocks of runs, all trials paused meanwhile; a
+measurement during which something else used the processor is repeated. On a machine whose speed wanders by itself
+(a shared host, a hot laptop) the blocks of one file disagree; how far they usually do is remembered per device, and a
+limit is compared with what the file would take in a slow moment (:attr:`Latency.upper_ms`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from automl.errors import AutomlError
+from automl.evaluation.quiet import quiet_machine
+from automl.task import Device
+
+#: Processors that other programs may use during a measurement.
+_OTHER_LOAD = 0.5
+_ATTEMPTS = 4
+#: Blocks of a quick look, and of a thorough measurement with pauses between them, seconds.
+_QUICK, _THOROUGH = (5, 0.07, 0.0), (10, 0.12, 0.3)
+#: What is remembered of a device: ratios slowest block / fastest block, the newest last.
+_REMEMBERED, _QUANTILE, _LARGEST_FACTOR = 60, 0.9, 1.6
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one image, milliseconds.
+
+    Attributes:
+        median_ms, p95_ms: over all runs.
+        low_ms, high_ms: medians of the fastest and the slowest block.
+        upper_ms: median in a slow moment: the slowest block's, or the fastest block's times the device's
+            usual ratio of both, whichever is larger. A model is chosen by this value.
+        blocks_ms: median of each block.
+        memory_mb: resident memory that the model added to the process.
+        calm: whether no other program disturbed it.
+        device: where.
+    """
+
+    median_ms: float
+    p95_ms: float
+    low_ms: float
+    high_ms: float
+    upper_ms: float
+    blocks_ms: tuple[float, ...]
+    memory_mb: float
+    calm: bool
+    device: str
+
+
+class Steadiness:
+    """How much the speed of a device wanders by itself, learned from every thorough measurement on it.
+
+    Args:
+        path: JSON file in which it is remembered; None for this process only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._ratios: list[float] = []
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
+            self._ratios = [float(v) for v in stored if 1.0 <= float(v) < 100.0]
+        except (OSError, ValueError, TypeError):
+            self._ratios = []  # a damaged note is learned anew
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was ever noted."""
+        return bool(self._ratios)
+
+    @property
+    def factor(self) -> float:
+        """Slow moment / fast moment, at least 1: the 90 % quantile of what was seen."""
+        if not self._ratios:
+            return 1.0
+        return float(min(_LARGEST_FACTOR, np.quantile(self._ratios, _QUANTILE)))
+
+    def note(self, blocks: Sequence[float]) -> None:
+        """Learn from the blocks of a thorough measurement."""
+        self._ratios = [*self._ratios, max(blocks) / max(min(blocks), 1e-9)][-_REMEMBERED:]
+        if self._path is None:
+            return
+        temporary = self._path.with_name(f".{self._path.name}-{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps([round(v, 4) for v in self._ratios]), encoding="utf-8")
+            os.replace(temporary, self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # it is a convenience: nothing depends on it being kept
+
+
+class Timer:
+    """Measures files, each in a process of its own; use as a context manager.
+
+    Args:
+        device: where to run.
+        steadiness: of the device; by default nothing is known about it.
+    """
+
+    def __init__(self, device: Device, steadiness: Steadiness | None = None) -> None:
+        self.device = device
+        self.steadiness = steadiness or Steadiness()
+        self._child: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Timer:
+        self._child = self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+    def measure(self, path: str | os.PathLike[str], *, thorough: bool = True) -> Latency:
+        """Measure one file.
+
+        Args:
+            path: of an exported model.
+            thorough: some seconds with pauses, so that slow moments of the machine are seen; otherwise a look of
+                half a second.
+
+        Raises:
+            AutomlError: the file cannot be run on the device.
+        """
+        answer: dict[str, Any] = {}
+        for _ in range(_ATTEMPTS if thorough else 2):
+            with quiet_machine():
+                latest = self._ask(Path(path), *(_THOROUGH if thorough else _QUICK))
+            if not answer or latest["other_load"] < answer["other_load"]:
+                answer = latest
+            if answer["other_load"] < _OTHER_LOAD:
+                break
+        blocks = tuple(float(np.median(block)) for block in answer["blocks"])
+        calm = answer["other_load"] < _OTHER_LOAD
+        if thorough and calm:
+            self.steadiness.note(blocks)
+        runs = np.concatenate(answer["blocks"])
+        return Latency(
+            median_ms=float(np.median(runs)),
+            p95_ms=float(np.percentile(runs, 95)),
+            low_ms=min(blocks),
+            high_ms=max(blocks),
+            upper_ms=max(*blocks, min(blocks) * self.steadiness.factor),
+            blocks_ms=blocks,
+            memory_mb=answer["memory_mb"],
+            calm=calm,
+            device=str(self.device),
+        )
+
+    def _ask(self, path: Path, blocks: int, seconds: float, pause: float) -> dict[str, Any]:
+        child = self._child if self._child is not None else self._start()
+        request = {
+            "path": str(path.resolve()),
+            "kind": self.device.kind,
+            "threads": self.device.threads,
+            "index": self.device.index,
+            "blocks": blocks,
+            "seconds": seconds,
+            "pause": pause,
+        }
+        try:
+            if child.stdin is None or child.stdout is None:
+                raise BrokenPipeError
+            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.flush()
+            answer: dict[str, Any] = json.loads(child.stdout.readline())
+        except (OSError, ValueError) as error:
+            raise AutomlError(f"the measuring process died while it ran {path.name}") from error
+        finally:
+            # A process of its own for every file, so that memory is the file's alone; the next one starts ahead.
+            self._child = child
+            self._end()
+            self._child = self._start()
+        if "error" in answer:
+            raise AutomlError(f"{path.name} cannot be run on {self.device}: {answer['error']}")
+        return answer
+
+    def _start(self) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.device.threads)}
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+        def pin() -> None:
+            if self.device.kind == "cpu" and len(cores) > self.device.threads:
+                os.sched_setaffinity(0, set(cores[-self.device.threads :]))
+
+        return subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("_timer.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            preexec_fn=pin if cores else None,
+            start_new_session=True,
+        )
+
+
+def measure_latency(
+    path: str | os.PathLike[str], device: Device, steadiness: Steadiness | None = None
+) -> Latency:
+    """Measure one file thoroughly; see :class:`Timer` for many."""
+    with Timer(device, steadiness) as timer:
+        return timer.measure(path)
+
+
+def device_name(device: Device) -> str:
+    """What a measurement depends on besides the file: device, processor, ONNX Runtime; fit for a file name."""
+    import hashlib
+    import platform
+
+    import onnxruntime
+
+    processor = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as handle:
+            processor = next((line for line in handle if line.startswith("model name")), processor)
+    except OSError:
+        pass
+    text = f"{processor.strip()}|{os.cpu_count()}|{onnxruntime.__version__}"
+    return f"{device.kind}-{device.number}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

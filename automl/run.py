@@ -1,0 +1,426 @@
+"""The state of one submit: what is read, found, tried and chosen on the way from a task to a model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from automl.candidate import Candidate
+from automl.errors import AutomlError, InputError
+from automl.plan import Clock, PhasedProposer, Refit
+from automl.records import INTERRUPTED, Outcome, TrialSpec
+from automl.task import Constraint, Task, check_class_names
+
+
+def gpus() -> int:
+    """How many NVIDIA devices this machine has, without loading a driver."""
+    return len([p for p in Path("/dev").glob("nvidia[0-9]*")]) if sys.platform == "linux" else 0
+
+
+class Run:
+    """State of one submit."""
+
+    def __init__(
+        self, task: Task, folder: Path, resume: bool, limits: tuple[tuple[Constraint, ...], ...], quiet: bool
+    ) -> None:
+        self.task, self.folder, self.resume, self.limits, self.quiet = task, folder, resume, limits, quiet
+        self.workers = 1
+        self.clock = Clock(time.monotonic(), None if task.max_trials else task.budget.seconds)
+        self.finished: list[tuple[TrialSpec, Outcome]] = []
+        self.sources: dict[str, str] = {}
+        self.history: Any = None
+        self.interrupted = False
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    # --- the folder -----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the run folder, or check that it can be resumed."""
+        from automl.home import require_writable
+
+        search = self.folder / "search"
+        if self.resume:
+            path = search / "task.json"
+            if not path.exists():
+                raise InputError(f"{self.folder} is no run that could be resumed; it has no search/task.json")
+            before = Task.from_dict(json.loads(path.read_text()))
+            if before.data != self.task.data or before.seed != self.task.seed:
+                raise InputError(
+                    f"{self.folder} was run on {before.data} with seed {before.seed}; resume it with those"
+                )
+        else:
+            require_writable(self.folder, "--out")
+            if (search / "task.json").exists() or (self.folder / "result.json").exists():
+                raise InputError(
+                    f"{self.folder} holds a run already; use another --out, or --resume {self.folder}"
+                )
+        search.mkdir(parents=True, exist_ok=True)
+        _write_json(search / "task.json", self.task.to_dict())
+        used = search / "clock.json"
+        if self.resume and used.exists():
+            self.clock.began -= min(
+                float(json.loads(used.read_text())["used"]), 0.9 * self.task.budget.seconds
+            )
+        from automl.search import TrialStore
+
+        self.store = TrialStore(self.folder)
+
+    def say(self, text: str) -> None:
+        """Tell the user something, on standard error."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Give back what is held open."""
+        if self.history is not None:
+            self.history.close()
+
+    # --- data, backbones, feasibility, pool -------------------------------------------------------
+
+    def read(self, columns: dict[str, str] | None) -> None:
+        """Load the data and check the task against it."""
+        from automl.data import load_dataset
+
+        began = time.monotonic()
+        self.say(f"reading {self.task.data}")
+        self.dataset = load_dataset(self.task.data, seed=self.task.seed, columns=columns)
+        names = self.dataset.class_names
+        self.task.check_classes(names)
+        for limits in self.limits:
+            check_class_names(limits, names)
+        _write_json(self.folder / "search" / "dataset.json", self.dataset.report.to_dict())
+        for line in self.dataset.report.lines():
+            self.say(f"  {line}")
+        self.seconds["data"] = time.monotonic() - began
+
+    def find(self, history_url: str | None, use_pool: bool) -> None:
+        """Find backbones, measure what is feasible, build the pool, open the history."""
+        from automl import feasibility
+        from automl.home import cache_folder, home_folder
+        from automl.ranking import build_pool, resolutions_for
+        from search_spaces.backbones import find_backbones
+        from strategy_pool.history import History, default_url
+        from strategy_pool.strategy import load_catalog
+
+        self.backbones, skipped = find_backbones(self.task.weights_dirs, self.task.backbones)
+        for line in skipped:
+            self.say(f"  {line}")
+        if not self.backbones:
+            raise InputError(f"none of the backbones asked for can be had: {'; '.join(skipped)}")
+        if not any(b.pretrained for b in self.backbones):
+            self.say(
+                "  no pretrained weights were found: small nets are trained from scratch; "
+                "--weights-dir FOLDER or one online run gives better models"
+            )
+        self.catalog = load_catalog()
+        sets = [list(limits) for limits in self.limits] or [list(self.task.constraints)]
+        costs = [c for limits in sets for c in limits if c.is_cost]
+        sides = resolutions_for(self.dataset.size)
+        if costs:
+            self.say("measuring which networks can meet the limits")
+        span = self.task.budget.seconds
+        self.table = feasibility.measure(
+            self.backbones,
+            sides,
+            ("fp32", "int8") if costs else ("fp32",),
+            len(self.dataset.class_names),
+            sets,
+            self.task.device,
+            cache_folder("feasibility"),
+            deadline=None if self.task.max_trials else self.clock.began + 0.3 * span,
+        ).frame
+        self.table.to_parquet(self.folder / "search" / "feasibility.parquet")
+        count = int(self.table["feasible"].sum())
+        if costs:
+            self.say(f"  {count} of {len(self.table)} network settings can meet them")
+        self.infeasible = len(self.table) - count
+        if not count:
+            # Nothing can meet the limits: the closest is still trained, so that the user sees what it would take.
+            self.table["feasible"] = feasibility.closest(self.table, sets)
+        self.pool = build_pool(self.backbones, self.catalog, self.table, self.dataset.size)
+        if not self.pool:
+            raise AutomlError("no strategy of the catalog fits any of the backbones")
+        self.history = History(history_url or os.environ.get("AUTOML_HISTORY") or default_url(home_folder()))
+        self.past = self.history.trials() if use_pool else None
+        from automl.profile import profile
+
+        self.task_id = f"{self.dataset.fingerprint[:16]}-{self.task.objective.expression}"
+        self.features = profile(self.dataset)
+        self.history.add_task(
+            self.task_id,
+            {
+                "name": self.dataset.name,
+                "objective": self.task.objective.expression,
+                "features": self.features,
+            },
+        )
+        self.clock.reserve = self._reserve()
+        self.clock.workers = self.workers
+
+    def _reserve(self) -> float:
+        """Seconds that export, measuring, test images and report will need."""
+        if self.clock.budget is None:
+            return 0.0
+        images = len(self.dataset.indices("test"))
+        macs = float(np.nanmax(self.table.loc[self.table["feasible"], "macs_m"].fillna(100.0)))
+        per_image = 3.0 * macs / 22_000 + 0.002
+        sets = max(1, len(self.limits))
+        return min(0.3 * self.clock.budget, sets * (5.0 + images * per_image / max(1, self.workers)) + 4.0)
+
+    # --- the search -------------------------------------------------------------------------------
+
+    def search(self, *, ray_address: str | None, use_search: bool, in_process: bool) -> None:
+        """Run the trials of all phases."""
+        from automl.ranking import landmark_candidates
+        from automl.search import SearchDisplay, run_search
+
+        began = time.monotonic()
+        self.rounds = self.workers if self.task.max_trials is not None else None
+        macs = {(r.architecture, r.resolution, r.precision): r.macs_m for r in self.table.itertuples()}
+        landmarks = landmark_candidates(self.backbones, self.catalog, self.pool, macs)
+        if self.task.max_trials is not None:
+            landmarks = landmarks[: self.task.max_trials]
+        done: set[str] = set()
+        for spec, outcome in self.store.finished() if self.resume else []:
+            if outcome.error == INTERRUPTED:
+                continue
+            self.finished.append((spec, outcome))
+            self._record(spec, outcome)
+            if spec.purpose == "search":
+                done.add(spec.candidate.id)
+        if self.resume:
+            self.store.clean_orphans()
+        self.landmarks = [c for c in landmarks if c.id not in done]
+        self.all_landmarks = landmarks
+        self.use_search = use_search
+        self.phases = PhasedProposer(
+            self.landmarks, self._make_proposer, self._choose_refits, self.clock, refits=True
+        )
+        total = self.clock.final - time.monotonic() if self.clock.budget else math.inf
+        with SearchDisplay(total if math.isfinite(total) else 3600.0, quiet=self.quiet) as display:
+            end = run_search(
+                self.phases,  # type: ignore[arg-type]
+                self._make_spec,
+                deadline=self.clock.final + 1.0 if self.clock.budget else time.monotonic() + 10**7,
+                concurrency=self.workers,
+                on_result=self._on_result,
+                mode="inprocess" if in_process else "ray",
+                ray_address=ray_address,
+                resources=_resources(self.workers),
+                violations=self._violations,
+                listener=display,
+            )
+        self.interrupted = end.interrupted
+        self.seconds["search"] = time.monotonic() - began
+        if self.interrupted:
+            self.say("interrupted: finishing with the best model so far")
+
+    def ranked(self) -> Any:
+        """The pool's frame, best expected first, with what finished trials tell about the backbones."""
+        from automl.ranking import FROZEN_METHODS, PoolContext, order_pool, pool_frame
+        from strategy_pool.ranker import rank
+
+        scores: dict[str, float] = {}
+        for spec, outcome in self.finished:
+            if outcome.usable_score is not None and spec.strategy["method"] in FROZEN_METHODS:
+                name = spec.candidate.architecture
+                scores[name] = max(scores.get(name, -1.0), outcome.usable_score)
+        frame = pool_frame(self.pool, self.catalog, self.table, self.backbones)
+        ranked = rank(frame, self.past, self.features)
+        context = PoolContext(
+            len(self.dataset.indices("train")), self.clock.allotment(), self.dataset.size, scores
+        )
+        return order_pool(ranked, context)
+
+    def _make_proposer(self) -> Any:
+        from automl.search import Proposer
+        from strategy_pool.strategy import search_space
+
+        ordered = self.ranked()
+        ordered.to_parquet(self.folder / "search" / "pool.parquet")
+        by_id = {c.id: c for c in self.pool}
+        pool = [by_id[name] for name in ordered["candidate"]]
+        if self.rounds:
+            pool = [*self.all_landmarks, *pool]
+        triples = [c.triple for c in pool]
+        names = [s.name for s in self.catalog.values() if any(c.strategy == s.name for c in pool)]
+        allowed = {(c.architecture, c.strategy) for c in self.pool}
+        proposer = Proposer(
+            pool,
+            space={
+                "triples": list(dict.fromkeys(triples)),
+                "strategies": names,
+                "ranges": {name: search_space(self.catalog[name]) for name in names},
+                "defaults": {name: self.catalog[name].to_dict() for name in names},
+                "allowed": lambda c: (c.architecture, c.strategy) in allowed,
+            },
+            seed=self.task.seed,
+            explore_share=0.4 if self.use_search else 0.0,
+            pool_first=len(self.all_landmarks) + 6,
+            deterministic_batch=self.rounds,
+            max_trials=self.task.max_trials,
+            cost_hint=self._cost_hint if self.clock.budget else None,
+        )
+        for spec, outcome in self.finished:
+            if spec.purpose == "search":
+                proposer.observe(
+                    spec.candidate,
+                    outcome.usable_score,
+                    self._violations(spec, outcome),
+                    outcome.status,
+                    error=outcome.error,
+                    epochs=outcome.epochs,
+                )
+        return proposer
+
+    def _cost_hint(self, candidate: Candidate) -> float:
+        method = self.catalog[candidate.strategy].method
+        if method in ("logistic", "linear_probe", "knn"):
+            return 3.0
+        # Once a fine-tuning cannot have half of its time any more, what is left goes to the refits.
+        return 0.5 * (self.clock.allotment() or 0.0)
+
+    def _make_spec(self, candidate: Candidate, _left: float) -> TrialSpec:
+        refit: Refit | None = self.phases.current
+        trial_id = self.store.new_trial_id()
+        strategy = self.catalog[candidate.strategy].with_overrides(dict(candidate.overrides)).to_dict()
+        backbone = next(b for b in self.backbones if b.name == candidate.architecture)
+        if refit is not None:
+            seconds = self.phases.refit_seconds()
+            initial = str(self.store.folder(refit.source))
+            self.sources[trial_id] = "refit"
+        else:
+            seconds = self._search_seconds(strategy["method"])
+            initial = None
+            self.sources[trial_id] = "pool" if candidate in self.pool else "search"
+        return TrialSpec(
+            trial_id=trial_id,
+            candidate=candidate,
+            dataset_folder=str(self.dataset.folder),
+            backbone=backbone.to_dict(),
+            folder=str(self.store.folder(trial_id)),
+            seconds=seconds,
+            max_epochs=None,
+            seed=self.task.seed * 1000 + int(trial_id[1:]),
+            threads=max(1, (os.cpu_count() or 1) // self.workers),
+            device=str(self.task.device),
+            objective=self.task.objective.expression,
+            constraints=[c.expression for c in self.task.constraints],
+            shared_folder=str(self.folder / "search" / "shared"),
+            strategy=strategy,
+            purpose="refit" if refit is not None else "search",
+            initial=initial,
+        )
+
+    def _search_seconds(self, method: str) -> float | None:
+        """Seconds of a trial of phase 2; one that would leave too little for another gets the rest."""
+        if self.clock.budget is None:
+            return None
+        left = max(1.0, self.clock.search_end - time.monotonic())
+        allotment = self.clock.allotment() or left
+        if method in ("logistic", "linear_probe", "knn"):
+            return max(left, 5.0)
+        return left if left < 1.5 * allotment else allotment
+
+    def _on_result(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self.finished.append((spec, outcome))
+        self._record(spec, outcome)
+        _write_json(self.folder / "search" / "clock.json", {"used": self.clock.used()})
+
+    def _record(self, spec: TrialSpec, outcome: Outcome) -> None:
+        from automl.history_rows import trial_row
+
+        if outcome.status == "stopped" and outcome.error == INTERRUPTED:
+            return
+        try:
+            self.history.add_trial(
+                trial_row(self.task_id, self.folder.name, spec, outcome, self.source_of(spec))
+            )
+        except Exception as error:
+            self.notes.append(f"trial {spec.trial_id} is not in the history: {error}")
+            self.say(f"  {self.notes[-1]}")
+
+    def source_of(self, spec: TrialSpec) -> str:
+        """Where a trial came from: pool, search or refit."""
+        known = "refit" if spec.purpose == "refit" else "search" if spec.candidate.overrides else "pool"
+        return self.sources.get(spec.trial_id, known)
+
+    def _violations(self, spec: TrialSpec, outcome: Outcome) -> dict[str, float]:
+        quality = [c for c in self.task.constraints if not c.is_cost]
+        if not quality or outcome.usable_score is None:
+            return {}
+        from automl.choose import load_scores
+        from automl.evaluation import operating_point
+
+        scores = load_scores(Path(spec.folder))
+        if scores is None:
+            return {}
+        index, probabilities = scores
+        point = operating_point.choose(
+            probabilities,
+            np.asarray(self.dataset.labels)[index],
+            self.dataset.class_names,
+            self.task.objective,
+            quality,
+        )
+        return dict(point.violations)
+
+    # --- the choice -------------------------------------------------------------------------------
+
+    def _choose_refits(self) -> list[Refit]:
+        """The fine-tuned members of the best choices, as many as there are workers."""
+        from automl.choose import Chooser
+        from automl.finish import cost_table
+
+        chooser = Chooser(self.finished, self.dataset, self.task.objective, cost_table(self.table))
+        weights: dict[str, float] = {}
+        for limits in self.limits or (self.task.constraints,):
+            choices = chooser.choices(limits)
+            for name, weight in (choices[0].weights if choices else {}).items():
+                weights[name] = weights.get(name, 0.0) + weight
+        by_id = {spec.trial_id: spec for spec, _ in self.finished}
+        done = {spec.initial for spec, outcome in self.finished if spec.purpose == "refit"}
+        tuned = [
+            name
+            for name in sorted(weights, key=lambda n: -weights[n])
+            if by_id[name].strategy["method"] not in ("logistic", "linear_probe", "knn")
+            and str(self.store.folder(name)) not in done
+        ]
+        return [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]
+
+    def finish(self) -> Any:
+        """Export, measure and report for each set of limits."""
+        from automl.finish import Finisher
+
+        began = time.monotonic()
+        finisher = Finisher(self, began)
+        if not self.limits:
+            return finisher.run(self.folder, self.task)
+        results = []
+        for number, limits in enumerate(self.limits, 1):
+            folder = self.folder / f"limits-{number:02d}"
+            results.append(finisher.run(folder, replace(self.task, constraints=limits)))
+        finisher.index(results)
+        return results
+
+
+def _resources(workers: int) -> dict[str, float]:
+    cores = os.cpu_count() or 1
+    found = gpus()
+    share: dict[str, float] = {"cpu": max(1, cores // workers)}
+    return {**share, "gpu": min(1.0, found / workers)} if found else share
+
+
+def _write_json(path: Path, value: Any) -> None:
+    from automl.search.store import write_json
+
+    write_json(path, value)

@@ -1,0 +1,102 @@
+"""What a table was measured with: versions and machine, without names or paths of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+#: Packages whose versions a result depends on.
+PACKAGES = (
+    "automl-vision-engine",
+    "torch",
+    "torchvision",
+    "timm",
+    "ray",
+    "optuna",
+    "lightgbm",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "onnx",
+    "onnxruntime",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and machine as plain JSON values.
+
+    Keys: ``python``, ``platform``, ``cpu`` (model), ``cores`` (that this process may use), ``ram_gb``,
+    ``gpus`` (names), ``packages`` (name → version; a missing one is left out), ``commit`` (of the working
+    tree this package lies in, with ``+changes`` where files differ from it; None outside a checkout).
+    """
+    import psutil
+
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "ram_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": _gpus(),
+        "packages": _versions(PACKAGES),
+        "commit": _commit(),
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(values: dict[str, Any]) -> str:
+    """One line for a table's footer."""
+    packages = ", ".join(f"{name} {version}" for name, version in values["packages"].items())
+    gpus = f", {' + '.join(values['gpus'])}" if values["gpus"] else ""
+    return (
+        f"{values['cpu']}, {values['cores']} cores, {values['ram_gb']:g} GB{gpus}; {values['platform']}, "
+        f"Python {values['python']}; {packages}; commit {values['commit'] or 'unknown'}"
+    )
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    return _lines(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+
+
+def _commit() -> str | None:
+    here = ["git", "-C", str(Path(__file__).resolve().parent)]
+    found = _lines([*here, "rev-parse", "--short=12", "HEAD"])
+    if not found:
+        return None
+    changed = _lines([*here, "status", "--porcelain", "--untracked-files=no"])
+    return found[0] + ("+changes" if changed else "")
+
+
+def _lines(command: list[str]) -> list[str]:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
