@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from automl.errors import AutomlError, InputError
+from automl.errors import AutomlError, InputError, did_you_mean
 
 app = typer.Typer(
     name="automl",
@@ -70,7 +71,9 @@ def submit(
     ] = None,
     resume: Annotated[str | None, typer.Option(help="go on with the run in this folder")] = None,
     ray_address: Annotated[str | None, typer.Option(help="of an existing Ray cluster, or 'auto'")] = None,
-    workers: Annotated[int | None, typer.Option(help="trials at a time, by default one per core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="trials at a time, by default one per core")
+    ] = None,
     no_pool: Annotated[
         bool, typer.Option("--no-pool", help="catalog order, no history and no search around it")
     ] = False,
@@ -80,7 +83,6 @@ def submit(
 ) -> None:
     """Search, train, export and measure a model that keeps the limits."""
     import automl
-    from automl.engine import submit as run
     from automl.task import Task, parse_limits_file
 
     if limits is not None and constraint:
@@ -101,6 +103,9 @@ def submit(
         backbones=backbone,
     )
     sets = parse_limits_file(limits) if limits is not None else []
+    columns = _columns(column)
+    from automl.engine import submit as run  # only now, so that a wrong command is answered at once
+
     result = run(
         task,
         out=resume or out or automl.new_run_folder(data),
@@ -111,7 +116,7 @@ def submit(
         use_pool=not no_pool,
         use_search=not no_pool,
         workers=workers,
-        columns=_columns(column),
+        columns=columns,
     )
     results = result if isinstance(result, list) else [result]
     for number, one in enumerate(results):
@@ -128,11 +133,12 @@ def submit(
 @app.command(epilog="Example: automl check data/parts")
 def check(data: Data, seed: Seed = 0, column: Columns = [], as_json: Json = False) -> None:  # noqa: B006
     """Read the data and tell what is odd about it; trains nothing."""
-    from automl.data import load_dataset
     from automl.task import Task
 
-    task = Task.make(data, seed=seed)
-    dataset = load_dataset(task.data, seed=seed, columns=_columns(column))
+    task, columns = Task.make(data, seed=seed), _columns(column)
+    from automl.data import load_dataset
+
+    dataset = load_dataset(task.data, seed=seed, columns=columns)
     for line in dataset.report.lines():
         print(line)
     if as_json:
@@ -149,19 +155,21 @@ def rank(
     backbone: Names = [],  # noqa: B006
     history: Store = None,
     seed: Seed = 0,
-    top: Annotated[int, typer.Option(help="rows to print")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="rows to print")] = 20,
     column: Columns = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Print the pool in the order it would be tried on this task; trains nothing."""
-    from automl.engine import rank_task
     from automl.task import Task
 
     task = Task.make(
         data, constraints=constraint, objective=objective, device=device, seed=seed, weights_dirs=weights_dir,
         backbones=backbone,
     )  # fmt: skip
-    frame = rank_task(task, history_url=history, columns=_columns(column)).head(top)
+    columns = _columns(column)
+    from automl.engine import rank_task
+
+    frame = rank_task(task, history_url=history, columns=columns).head(top)
     for number, row in enumerate(frame.itertuples(), 1):
         print(f"{number:3d}  {row.expected:.3f}  {row.candidate}  ({row.why})")
     if as_json:
@@ -218,7 +226,7 @@ def demo(
         raise typer.Exit(3)
 
 
-@pool_app.command("list")
+@pool_app.command("list", epilog="Example: automl pool list")
 def pool_list(as_json: Json = False) -> None:
     """Print the strategies of the catalog."""
     from strategy_pool.strategy import load_catalog
@@ -230,27 +238,43 @@ def pool_list(as_json: Json = False) -> None:
         print(json.dumps([s.to_dict() for s in catalog]))
 
 
-@history_app.command("summary")
+@history_app.command("summary", epilog="Example: automl history summary --json")
 def history_summary(history: Store = None, as_json: Json = False) -> None:
     """Print how many tasks and trials are known."""
-    found = _history(history).summary()
+    with _history(history) as store:
+        found = store.summary()
     for name, value in found.items():
         print(f"{name}: {value}")
     if as_json:
         print(json.dumps(found, default=str))
 
 
-@history_app.command("export")
-def history_export(path: str, history: Store = None) -> None:
+@history_app.command("export", epilog="Example: automl history export history.parquet")
+def history_export(
+    path: Annotated[str, typer.Argument(help="Parquet file to write; one that exists is replaced")],
+    history: Store = None,
+    as_json: Json = False,
+) -> None:
     """Write the history to a Parquet file."""
-    _history(history).export(path)
-    print(path)
+    with _history(history) as store:
+        count = store.export(path)
+    print(f"{path}: {count} trials")
+    if as_json:
+        print(json.dumps({"path": path, "trials": count}))
 
 
-@history_app.command("import")
-def history_import(path: str, history: Store = None) -> None:
+@history_app.command("import", epilog="Example: automl history import history.parquet")
+def history_import(
+    path: Annotated[str, typer.Argument(help="Parquet file that 'automl history export' wrote")],
+    history: Store = None,
+    as_json: Json = False,
+) -> None:
     """Merge a Parquet file into the history; nothing is duplicated."""
-    print(_history(history).import_(path))
+    with _history(history) as store:
+        found = store.import_(path)
+    print(f"new tasks: {found['tasks']}, new trials: {found['trials']}, known trials: {found['known']}")
+    if as_json:
+        print(json.dumps(found))
 
 
 def _history(url: str | None) -> Any:
@@ -261,13 +285,14 @@ def _history(url: str | None) -> Any:
 
 
 def _columns(pairs: list[str]) -> dict[str, str] | None:
+    roles = ("path", "label", "split", "group")
     columns = {}
     for pair in pairs:
         role, equals, name = pair.partition("=")
-        if not equals or role not in ("path", "label", "split", "group"):
-            raise InputError(
-                f"--column '{pair}' has not the form ROLE=NAME with ROLE path, label, split or group"
-            )
+        if not equals:
+            raise InputError(f"--column '{pair}' has not the form ROLE=NAME, for instance label=kind")
+        if role not in roles:
+            raise InputError(f"--column '{pair}': there is no role '{role}'{did_you_mean(role, roles)}")
         columns[role] = name
     return columns or None
 
@@ -286,48 +311,78 @@ def _add_plugins() -> None:
 
 def main() -> NoReturn:
     """Entry point: turns errors into one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file name that is no Unicode, or a terminal without Unicode, is no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
     wanted = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), "")
     known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     if wanted not in known | {"pool", "history"}:
         _add_plugins()
-    code = 0
     try:
-        app(standalone_mode=False)
+        ended = app(standalone_mode=False)  # hands the code of an Exit back
+        code = ended if isinstance(ended, int) else 0
     except typer.Exit as end:
         code = end.exit_code
-    except InputError as error:
-        code = _complain(str(error), error.exit_code)
     except AutomlError as error:
         code = _complain(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _complain("interrupted; what was finished is kept, --resume DIR goes on", 130)
+        code = 130
     except Exception as error:
         code = _unexpected(error)
-    sys.stdout.flush()
+    if code == 130:
+        _complain(f"interrupted{_what_is_kept()}", code)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.stderr.flush()
     sys.exit(code)
+
+
+#: Errors of the lower floors that mean wrong input; looked up without importing what was not needed.
+_INPUT_ERRORS = (
+    ("strategy_pool.history", "HistoryError"),
+    ("strategy_pool.strategy", "StrategyError"),
+    ("search_spaces.backbones", "BackboneError"),
+)
 
 
 def _unexpected(error: Exception) -> int:
     import errno
 
-    from strategy_pool.history import HistoryError
-    from strategy_pool.strategy import StrategyError
-
     if hasattr(error, "format_message"):  # a wrong option or argument, as click says it
-        return _complain(error.format_message(), 2)
+        return _usage(error)
+    for module, name in _INPUT_ERRORS:
+        known = getattr(sys.modules.get(module), name, None)
+        if known is not None and isinstance(error, known):
+            return _complain(str(error), 2)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return _complain(
-            f"{error.strerror}: {error.filename or ''}; finished trials are kept, --resume DIR goes on", 1
-        )
-    if isinstance(error, HistoryError | StrategyError):
-        return _complain(str(error), 2)
+        where = f": {error.filename}" if error.filename else ""
+        return _complain(f"{error.strerror}{where}{_what_is_kept()}", 1)
+    if isinstance(error, MemoryError):
+        return _complain(f"the memory of this machine is not enough{_what_is_kept()}", 1)
     if os.environ.get("AUTOML_DEBUG"):
         raise error
     import traceback
 
     traceback.print_exc()
     return _complain(f"this is a bug: {type(error).__name__}: {error}", 1)
+
+
+def _usage(error: Any) -> int:
+    text = error.format_message()
+    if "\n" in text:  # no command was given: this is its help
+        print(text, file=sys.stderr)
+        return 2
+    text, context = text.rstrip("."), getattr(error, "ctx", None)
+    if context is not None:
+        text += f"{'' if text.endswith('?') else ';'} see {context.command_path} --help"
+    return _complain(text, 2)
+
+
+def _what_is_kept() -> str:
+    return "; what was finished is kept, submit --resume DIR goes on" if "submit" in sys.argv[1:2] else ""
 
 
 def _complain(text: str, code: int) -> int:

@@ -59,8 +59,12 @@ def submit(
 
         prestart(run.workers, gpus=None if gpus() else 0, ray_address=ray_address)
     try:
-        run.read(columns)
-        run.find(history_url, use_pool)
+        try:
+            run.read(columns)
+            run.find(history_url, use_pool)
+        except BaseException:
+            run.undo()
+            raise
         run.search(ray_address=ray_address, use_search=use_search, in_process=in_process)
         return run.finish()
     finally:

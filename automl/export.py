@@ -131,7 +131,7 @@ def _export(deploy: nn.Module, resolution: int) -> tuple[bytes, str]:
             torch.onnx.export(
                 deploy,
                 (example,),
-                buffer,
+                buffer,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=["images"],
@@ -192,7 +192,7 @@ def _quantise(path: str, resolution: int, calibration: np.ndarray | None) -> Non
         )
     batches = [np.ascontiguousarray(calibration[i : i + 8]) for i in range(0, len(calibration), 8)]
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.left = iter(batches)
 

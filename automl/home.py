@@ -9,12 +9,20 @@ from pathlib import Path
 from automl.errors import InputError
 
 
-def home_folder() -> Path:
-    """``$AUTOML_HOME``, else ``automl`` in the user's cache folder; created."""
+def home_path() -> Path:
+    """``$AUTOML_HOME``, else ``automl`` in the user's cache folder; not created."""
     base = os.environ.get("AUTOML_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base).expanduser() if base else Path(cache) / "automl"
-    folder = folder.resolve()
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return Path(os.path.expanduser(base or os.path.join(cache, "automl")))
+
+
+def home_folder() -> Path:
+    """:func:`home_path`, created.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    folder = home_path().resolve()
     require_writable(folder, "AUTOML_HOME")
     return folder
 

@@ -18,6 +18,8 @@ from automl.records import INTERRUPTED
 
 #: Share of the time between the first trial and the end of all trials that the search gets; refits get the rest.
 SEARCH_SHARE = 0.5
+#: Share of the same time that the first models on frozen features may take.
+LANDMARK_SHARE = 0.25
 #: Least seconds in which a fine-tuning gets anywhere.
 LEAST_TUNING = 6.0
 
@@ -122,9 +124,9 @@ class PhasedProposer:
             self.phase = 2
         while True:
             if self.phase == 2:
-                candidate = self._search(busy, now)
-                if candidate is not None or self._search_waiting or self.phase == 2:
-                    return candidate
+                found = self._search(busy, now)
+                if found is not None or self.phase == 2:
+                    return found
             if self.phase == 3:
                 if self._refits is None:
                     self._refits = self.choose_refits() if self.refits else []

@@ -24,6 +24,8 @@ FROZEN_METHODS = ("logistic", "linear_probe", "knn")
 
 #: Multiply-accumulates per second of a training step (forward and backward) on one core, an order of size.
 _TRAINING_RATE = 5.5e9
+#: Million multiply-accumulates per second of ONNX Runtime on one core, an order of size.
+_INFERENCE_RATE = 18_000.0
 #: Epochs below which a fine-tuning is visibly unfinished.
 _ENOUGH_EPOCHS = 12.0
 
@@ -219,24 +221,47 @@ def _diverse(frame: pd.DataFrame, first: int = 24) -> pd.DataFrame:
 def landmark_candidates(
     backbones: Sequence[Backbone],
     catalog: Mapping[str, Strategy],
-    pool: Sequence[Candidate],
-    macs: Mapping[Any, float],
+    table: pd.DataFrame,
+    *,
+    images: int,
+    core_seconds: float | None,
 ) -> list[Candidate]:
-    """The first trials: one logistic regression per pretrained backbone, the costliest network first.
+    """The first trials: logistic regressions on frozen features.
 
-    They cost seconds, give a usable model at once, and tell which backbones suit the task.
+    They cost seconds, give a usable model at once, and tell which backbones suit the task. The very first one is the
+    cheapest of all, so that there is a model soon; then comes each pretrained backbone at the largest side whose
+    features fit into its share of the time, the longest first, so that no worker waits long for the last one.
+
+    Args:
+        backbones: what can be had.
+        catalog: strategies by name.
+        table: ``FeasibilityTable.frame``.
+        images: whose features are needed.
+        core_seconds: processor time that all of them together may take, None for no bound.
     """
-    names = sorted(
-        (s for s in catalog.values() if s.method == "logistic"), key=lambda s: (s.taps != "multi", s.order)
+    strategy = min(
+        (s for s in catalog.values() if s.method == "logistic"),
+        key=lambda s: (s.taps != "multi", s.resolution != "native", s.order),
+        default=None,
     )
+    pretrained = {b.name for b in backbones if b.pretrained}
+    rows = table[table["feasible"] & table["architecture"].isin(pretrained)]
+    if strategy is None or rows.empty:
+        return []
+    settings = [
+        (float(r.macs_m), Candidate(str(r.architecture), int(r.resolution), str(r.precision), strategy.name))
+        for r in rows.itertuples()
+    ]
+    share = math.inf if core_seconds is None else core_seconds / len(pretrained)
     chosen = []
-    for backbone in backbones:
-        if not backbone.pretrained:
-            continue
-        mine = [c for c in pool if c.architecture == backbone.name]
-        for strategy in names:
-            fitting = [c for c in mine if c.strategy == strategy.name]
-            if fitting:
-                chosen.append(min(fitting, key=lambda c: (c.precision != "fp32", -c.resolution)))
-                break
-    return sorted(chosen, key=lambda c: -macs.get(c.triple, 0.0))
+    for name in sorted(pretrained):
+        mine = sorted(
+            (s for s in settings if s[1].architecture == name),
+            key=lambda s: (s[1].precision != "fp32", -s[1].resolution),
+        )
+        fitting = [s for s in mine if images * s[0] / _INFERENCE_RATE <= share]
+        if mine:
+            chosen.append(fitting[0] if fitting else min(mine, key=lambda s: s[0]))
+    first = min(settings, key=lambda s: (s[1].precision != "fp32", s[0], s[1].architecture))
+    ordered = [first, *sorted(chosen, key=lambda s: (-s[0], s[1].architecture))]
+    return list(dict.fromkeys(candidate for _, candidate in ordered))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -15,7 +17,7 @@ import numpy as np
 
 from automl.candidate import Candidate
 from automl.errors import AutomlError, InputError
-from automl.plan import Clock, PhasedProposer, Refit
+from automl.plan import LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.task import Constraint, Task, check_class_names
 
@@ -38,33 +40,39 @@ class Run:
         self.sources: dict[str, str] = {}
         self.history: Any = None
         self.interrupted = False
+        self.begun: dict[str, Any] = {}
+        self.made: list[Path] = []
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
 
     # --- the folder -----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the run folder, or check that it can be resumed."""
+        """Make the run folder, or check that it can be resumed; of an earlier run nothing is changed.
+
+        Raises:
+            InputError: the folder cannot be used.
+        """
         from automl.home import require_writable
 
-        search = self.folder / "search"
+        data, search = Path(self.task.data), self.folder / "search"
+        if data.is_dir() and self.folder.is_relative_to(data):
+            raise InputError(f"--out {self.folder} lies among the images of {data}; name a folder outside")
         if self.resume:
-            path = search / "task.json"
-            if not path.exists():
-                raise InputError(f"{self.folder} is no run that could be resumed; it has no search/task.json")
-            before = Task.from_dict(json.loads(path.read_text()))
+            self.begun = _read_task(search / "task.json", self.folder)
+            before = Task.from_dict(self.begun)
             if before.data != self.task.data or before.seed != self.task.seed:
                 raise InputError(
                     f"{self.folder} was run on {before.data} with seed {before.seed}; resume it with those"
                 )
         else:
-            require_writable(self.folder, "--out")
             if (search / "task.json").exists() or (self.folder / "result.json").exists():
                 raise InputError(
                     f"{self.folder} holds a run already; use another --out, or --resume {self.folder}"
                 )
+            self.made = [path for path in (search, self.folder) if not path.exists()]
+            require_writable(self.folder, "--out")
         search.mkdir(parents=True, exist_ok=True)
-        _write_json(search / "task.json", self.task.to_dict())
         used = search / "clock.json"
         if self.resume and used.exists():
             self.clock.began -= min(
@@ -73,6 +81,15 @@ class Run:
         from automl.search import TrialStore
 
         self.store = TrialStore(self.folder)
+
+    def undo(self) -> None:
+        """Remove what :meth:`open` made: the submit is refused, and nothing was tried yet."""
+        for path in self.made:
+            if path == self.folder:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
     def say(self, text: str) -> None:
         """Tell the user something, on standard error."""
@@ -97,6 +114,15 @@ class Run:
         self.task.check_classes(names)
         for limits in self.limits:
             check_class_names(limits, names)
+        if self.begun.get("fingerprint", self.dataset.fingerprint) != self.dataset.fingerprint:
+            raise InputError(
+                f"the images of {self.task.data} have changed since {self.folder} was begun, so its trials do not "
+                "fit them; submit them with another --out"
+            )
+        _write_json(
+            self.folder / "search" / "task.json",
+            {**self.task.to_dict(), "fingerprint": self.dataset.fingerprint},
+        )
         _write_json(self.folder / "search" / "dataset.json", self.dataset.report.to_dict())
         for line in self.dataset.report.lines():
             self.say(f"  {line}")
@@ -104,6 +130,8 @@ class Run:
 
     def find(self, history_url: str | None, use_pool: bool) -> None:
         """Find backbones, measure what is feasible, build the pool, open the history."""
+        import torch
+
         from automl import feasibility
         from automl.home import cache_folder, home_folder
         from automl.ranking import build_pool, resolutions_for
@@ -111,6 +139,9 @@ class Run:
         from strategy_pool.history import History, default_url
         from strategy_pool.strategy import load_catalog
 
+        # The workers start meanwhile, and threads that wait for each other would take much longer.
+        torch.set_num_threads(1)
+        self.history = History(history_url or os.environ.get("AUTOML_HISTORY") or default_url(home_folder()))
         self.backbones, skipped = find_backbones(self.task.weights_dirs, self.task.backbones)
         for line in skipped:
             self.say(f"  {line}")
@@ -149,7 +180,6 @@ class Run:
         self.pool = build_pool(self.backbones, self.catalog, self.table, self.dataset.size)
         if not self.pool:
             raise AutomlError("no strategy of the catalog fits any of the backbones")
-        self.history = History(history_url or os.environ.get("AUTOML_HISTORY") or default_url(home_folder()))
         self.past = self.history.trials() if use_pool else None
         from automl.profile import profile
 
@@ -185,8 +215,14 @@ class Run:
 
         began = time.monotonic()
         self.rounds = self.workers if self.task.max_trials is not None else None
-        macs = {(r.architecture, r.resolution, r.precision): r.macs_m for r in self.table.itertuples()}
-        landmarks = landmark_candidates(self.backbones, self.catalog, self.pool, macs)
+        span = self.clock.final - time.monotonic()
+        landmarks = landmark_candidates(
+            self.backbones,
+            self.catalog,
+            self.table,
+            images=len(self.dataset.indices("development")),
+            core_seconds=LANDMARK_SHARE * span * self.workers if self.clock.budget else None,
+        )
         if self.task.max_trials is not None:
             landmarks = landmarks[: self.task.max_trials]
         done: set[str] = set()
@@ -418,6 +454,19 @@ def _resources(workers: int) -> dict[str, float]:
     found = gpus()
     share: dict[str, float] = {"cpu": max(1, cores // workers)}
     return {**share, "gpu": min(1.0, found / workers)} if found else share
+
+
+def _read_task(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        Task.from_dict(values)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} is no run that could be resumed; it has no search/task.json") from None
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); the run cannot be resumed, use another --out"
+        ) from None
+    return values
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -5,12 +5,15 @@ Nothing in this module imports torch, so a wrong command is answered at once.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,22 @@ COST_METRICS = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m",
 QUALITY_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 CLASS_METRICS = ("recall", "precision", "auroc", "average_precision")
 
-_EXPRESSION = re.compile(
-    r"\s*(?P<name>[A-Za-z_]\w*)\s*(\[(?P<cls>.+?)\])?\s*(?P<op><=|>=|<|>|==|=)\s*(?P<number>.+?)\s*"
-)
-_METRIC = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(\[(?P<cls>.+?)\])?\s*")
+_METRIC = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(\[(?P<cls>(?s:.+))\])?\s*")
+_EXPRESSION = re.compile(_METRIC.pattern + r"(?P<op><=|>=|<|>|==|=)\s*(?P<number>[^<>=\s].*?)\s*")
+#: Behind a character: it lies in no square brackets, so it is no part of a class name.
+_OUTSIDE = r"(?![^\[]*\])"
+_BYTES = {"mb": "1", "kb": "0.001", "gb": "1000", "b": "0.000001", "mib": "1.048576", "kib": "0.001024",
+          "gib": "1073.741824"}  # fmt: skip
+_MILLIONS = {"m": "1", "k": "0.001", "g": "1000"}
+#: Factors as decimal text, so that 99.9% is 0.999 and not 0.9990000000000001.
 _UNITS = {
-    "latency": {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3},
-    "size": {"mb": 1.0, "kb": 1e-3, "gb": 1e3, "mib": 2**20 / 1e6, "kib": 1024 / 1e6, "b": 1e-6},
-    "memory": {"mb": 1.0, "kb": 1e-3, "gb": 1e3, "mib": 2**20 / 1e6},
-    "params": {"m": 1.0, "k": 1e-3, "g": 1e3},
-    "macs": {"m": 1.0, "k": 1e-3, "g": 1e3},
+    "latency": {"ms": "1", "s": "1000", "us": "0.001", "µs": "0.001"},
+    "size": _BYTES,
+    "memory": _BYTES,
+    "params": _MILLIONS,
+    "macs": _MILLIONS,
 }
+_LONGEST_BUDGET = 366 * 86400.0
 
 
 def _metric_names() -> list[str]:
@@ -97,7 +105,8 @@ class Constraint:
         if is_cost and limit <= 0:
             raise InputError(f"constraint '{text}': the limit {limit:g} must be above 0")
         if not is_cost and not 0 <= limit <= 1:
-            percent = f"; {limit:g} % is written {limit / 100:g}" if 1 < limit <= 100 else ""
+            meant = 1 < limit <= 100 and "%" not in match["number"]
+            percent = f"; {limit:g} % is written {limit / 100:g}" if meant else ""
             raise InputError(f"constraint '{text}': {name} is a share between 0 and 1{percent}")
         return cls(name, op, limit, class_name)
 
@@ -109,7 +118,8 @@ class Constraint:
     @property
     def expression(self) -> str:
         """The constraint as text that parses back."""
-        return f"{self.metric}{self.op}{self.limit:.12g}"
+        short = f"{self.limit:.12g}"
+        return f"{self.metric}{self.op}{short if float(short) == self.limit else repr(self.limit)}"
 
     @property
     def is_cost(self) -> bool:
@@ -168,7 +178,7 @@ class Budget:
         """Parse ``20m``, ``90s``, ``1h30m`` or a number of seconds.
 
         Raises:
-            InputError: another unit, nothing, or less than ten seconds.
+            InputError: another unit, nothing, less than ten seconds or more than a year.
         """
         text = str(value).strip().lower()
         seconds = 0.0
@@ -187,6 +197,8 @@ class Budget:
                 seconds += float(number) * units[unit]
         if not seconds >= 10:
             raise InputError(f"budget '{value}' is {seconds:g} seconds; at least 10 seconds are needed")
+        if seconds > _LONGEST_BUDGET:
+            raise InputError(f"budget '{value}' is longer than a year; write for instance 90s, 20m or 1h30m")
         return cls(seconds)
 
 
@@ -206,7 +218,13 @@ class Device:
         """
         match = re.fullmatch(r"\s*(cpu|cuda)(?::(\d+))?\s*", str(text))
         if match is None:
-            raise InputError(f"device '{text}' is not known; use cpu:1 (one thread), cpu:2, …, or cuda:0")
+            kind = re.split(r"[\W\d]", str(text).strip().lower())[0]
+            close = {"gpu": "cuda:0", "nvidia": "cuda:0", "cuda": "cuda:0", "cpu": "cpu:1"}
+            found = difflib.get_close_matches(kind, close, n=1)
+            hint = f"; did you mean '{close[found[0]]}'?" if found else ";"
+            raise InputError(
+                f"device '{text}' is not known{hint} use cpu:1 (one thread), cpu:2, …, or cuda:0"
+            )
         number = int(match[2]) if match[2] is not None else (1 if match[1] == "cpu" else 0)
         cores = os.cpu_count() or 1
         if match[1] == "cpu" and not 1 <= number <= cores:
@@ -214,6 +232,19 @@ class Device:
                 f"device '{text}': this machine has {cores} cores, so cpu:1 to cpu:{cores} can be measured"
             )
         return cls(match[1], number)
+
+    def check_present(self) -> None:
+        """Check, without loading a driver, that this machine has the GPU.
+
+        Raises:
+            InputError: it has none of that number.
+        """
+        if self.kind != "cuda" or sys.platform != "linux" or os.path.exists("/dev/dxg"):
+            return
+        count = sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
+        if self.index >= count:
+            there = f"cuda:0 to cuda:{count - 1} can be measured" if count else "use cpu:1"
+            raise InputError(f"device '{self}': this machine has {count or 'no'} NVIDIA GPUs; {there}")
 
     @property
     def threads(self) -> int:
@@ -274,28 +305,30 @@ class Task:
         Raises:
             InputError: anything is not what it should be.
         """
-        path = Path(data).expanduser()
-        if not path.exists():
+        path = Path(os.path.expanduser(data))
+        if not os.path.exists(path):
             raise InputError(
                 f"data '{data}' does not exist; give a folder of images, a CSV or Parquet manifest, or an npz"
             )
         for folder in weights_dirs:
-            if not Path(folder).expanduser().is_dir():
+            if not os.path.isdir(os.path.expanduser(folder)):
                 raise InputError(f"weights folder '{folder}' does not exist or is not a folder")
         if max_trials is not None and max_trials < 1:
             raise InputError(f"--max-trials is {max_trials}; it is at least 1")
         if seed < 0:
             raise InputError(f"seed is {seed}; it is at least 0")
         parsed = tuple(c if isinstance(c, Constraint) else Constraint.parse(c) for c in constraints)
+        where = Device.parse(device)
+        where.check_present()
         return cls(
             str(path.resolve()),
             check_constraints(parsed),
             Objective.parse(objective),
             Budget.parse(budget),
             max_trials,
-            Device.parse(device),
+            where,
             int(seed),
-            tuple(str(Path(folder).expanduser().resolve()) for folder in weights_dirs),
+            tuple(str(Path(os.path.expanduser(folder)).resolve()) for folder in weights_dirs),
             tuple(backbones),
         )
 
@@ -370,13 +403,16 @@ def check_constraints(constraints: Sequence[Constraint]) -> tuple[Constraint, ..
 def parse_limits_file(path: str | os.PathLike[str]) -> list[tuple[Constraint, ...]]:
     """Read many sets of limits: JSON, a list of lists of expressions; or text, one set per line, separated by commas.
 
+    In text, ``#`` begins a comment. Commas, ``#`` and blanks in the square brackets of a class belong to its name.
+
     Raises:
         InputError: the file is missing or a set cannot be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"limits file '{path}' cannot be read: {error}") from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"limits file '{path}' cannot be read: {reason}") from error
     rows: list[list[str]]
     if text.lstrip().startswith("["):
         try:
@@ -387,34 +423,34 @@ def parse_limits_file(path: str | os.PathLike[str]) -> list[tuple[Constraint, ..
                 f"limits file '{path}' is not a JSON list of lists of constraints: {error}"
             ) from error
     else:
-        lines = [line.split("#")[0].strip() for line in text.splitlines()]
-        rows = [[part for part in re.split(r"[,;]\s*|\s{2,}", line) if part] for line in lines if line]
+        lines = [re.sub(rf"(^|\s)#{_OUTSIDE}.*", "", line).strip() for line in text.splitlines()]
+        rows = [[part for part in re.split(rf"\s*[,;]{_OUTSIDE}\s*", line) if part] for line in lines if line]
     if not rows:
         raise InputError(
             f"limits file '{path}' holds no set of limits; write one per line, as latency_ms<=5, size_mb<=4"
         )
-    return [check_constraints(tuple(Constraint.parse(part) for part in row)) for row in rows]
+    sets = []
+    for number, row in enumerate(rows, 1):
+        try:
+            sets.append(check_constraints(tuple(Constraint.parse(part) for part in row)))
+        except InputError as error:
+            raise InputError(f"limits file '{path}', set {number}: {error}") from None
+    return sets
 
 
 def _number(text: str, name: str, whole: str) -> float:
-    match = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-zµ%]*)", text)
+    match = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-zµμ%]*)", text)
     if match is None:
         raise InputError(f"constraint '{whole}': '{text}' is not a number")
-    value, unit = float(match[1]), match[2].lower()
+    number, unit = float(match[1]), match[2].lower().replace("μ", "µ")
+    kind = name.split("_")[0]
+    factors = _UNITS[kind] if name in COST_METRICS else {"%": "0.01"}
+    if unit and unit not in factors:
+        known = (
+            f"known: {', '.join(factors)}" if name in COST_METRICS else "write a share such as 0.95, or 95%"
+        )
+        raise InputError(f"constraint '{whole}': unit '{match[2]}' does not fit {name}; {known}")
+    value = float(Decimal(repr(number)) * Decimal(factors[unit])) if unit else number
     if not math.isfinite(value):
         raise InputError(f"constraint '{whole}': '{text}' is not a finite number")
-    if not unit:
-        return value
-    kind = name.split("_")[0]
-    if name in COST_METRICS:
-        units = _UNITS[kind]
-        if unit not in units:
-            raise InputError(
-                f"constraint '{whole}': unit '{match[2]}' does not fit {name}; known: {', '.join(units)}"
-            )
-        return value * units[unit]
-    if unit == "%":
-        return value / 100
-    raise InputError(
-        f"constraint '{whole}': unit '{match[2]}' does not fit {name}; write a share such as 0.95, or 95%"
-    )
+    return value

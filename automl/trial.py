@@ -207,7 +207,14 @@ def smooth_score(objective: float, labels: np.ndarray, probabilities: np.ndarray
 
 def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
     """A classical model on frozen features; scored out of fold, then fitted on all development images."""
-    from automl.training import fit_logistic, fit_neighbours, frozen_features, new_model, save_model
+    from automl.training import (
+        coordinates,
+        fit_logistic,
+        fit_neighbours,
+        frozen_features,
+        new_model,
+        save_model,
+    )
 
     strategy, classes = spec.strategy, len(dataset.class_names)
     labels = np.asarray(dataset.labels)
@@ -235,8 +242,11 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     index = np.concatenate([validation for _train, validation in folds])
     features = {fold: np.asarray(table[train]) for fold, (train, _v) in enumerate(folds)}
 
-    def fit(x: np.ndarray, y: np.ndarray, value: Any) -> Any:
-        if strategy["method"] == "knn":
+    nearest = strategy["method"] == "knn"
+    prepared = {fold: x if nearest else coordinates(x) for fold, x in features.items()}
+
+    def fit(x: Any, y: np.ndarray, value: Any) -> Any:
+        if nearest:
             return fit_neighbours(x, y, classes, int(value))
         return fit_logistic(x, y, classes, strength=float(value), balanced=balanced)
 
@@ -247,7 +257,7 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
         began = time.monotonic()
         parts = []
         for fold, (train, validation) in enumerate(folds):
-            head = fit(features[fold], labels[train], value)
+            head = fit(prepared[fold], labels[train], value)
             parts.append(_apply(head, np.asarray(table[validation])))
         slowest = max(slowest, time.monotonic() - began)
         probabilities = np.concatenate(parts)
@@ -307,7 +317,7 @@ def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gener
         )
         for _ in steps:
             model = fold.model
-            state.save = lambda model=model: save_model(  # type: ignore[misc]
+            state.save = lambda model=model: save_model(
                 _merged(model), state.folder, resolution=spec.candidate.resolution, whole=True
             )
             if fold.probabilities is None:

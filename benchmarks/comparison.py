@@ -43,7 +43,13 @@ def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def paired_difference(
-    parts: Sequence[ScoredPart], first: str, second: str, *, resamples: int = 2000, seed: int = 0
+    parts: Sequence[ScoredPart],
+    first: str,
+    second: str,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    resample_parts: bool = False,
 ) -> Difference:
     """Balanced accuracy of ``first`` minus ``second``, averaged over splits, with a 95 % percentile interval.
 
@@ -52,11 +58,16 @@ def paired_difference(
     methods, so the interval respects the pairing, images of one part, and images that several splits test.
     A class that a resample misses in a split does not count there.
 
+    Where the splits differ by the images that were learned from (draws of a few), they can be drawn with replacement
+    too, independently of the groups (the pigeonhole bootstrap: Owen 2007, section 4); the interval then also
+    covers the luck of the draw.
+
     Args:
         parts: one per split; together at least one image.
         first, second: methods, keys of each part's ``predicted``.
         resamples: B.
         seed: of the resampling.
+        resample_parts: draw splits as well as groups.
     """
     if not parts or not any(len(part.labels) for part in parts):
         raise ValueError("there are no test images to compare methods on")
@@ -73,20 +84,31 @@ def paired_difference(
         hits = [count((part.predicted[name] == part.labels).astype(float)) for name in (first, second)]
         tables.append((count(np.ones(len(cell))), *hits))
 
-    def difference(weights: np.ndarray) -> np.ndarray:
+    def difference(weights: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
         per_split = []
         for total, hit_first, hit_second in tables:
             seen = weights @ total
             with np.errstate(invalid="ignore", divide="ignore"):
                 recall_gap = np.where(seen > 0, (weights @ hit_first - weights @ hit_second) / seen, 0.0)
                 per_split.append(recall_gap.sum(1) / (seen > 0).sum(1))
-        return np.nanmean(np.stack(per_split), axis=0)
+        gaps = np.stack(per_split)
+        if share is None:
+            return np.nanmean(gaps, axis=0)
+        share = np.where(np.isnan(gaps), 0.0, share)
+        with np.errstate(invalid="ignore"):
+            return np.nansum(gaps * share, axis=0) / share.sum(0)
 
     rng = np.random.default_rng(seed)
-    shares = np.full(len(known), 1 / len(known))
+
+    def drawn(number: int, size: int) -> np.ndarray:
+        return rng.multinomial(number, np.full(number, 1 / number), size=size).astype(float)
+
     samples = np.concatenate(
         [
-            difference(rng.multinomial(len(known), shares, size=min(_CHUNK, resamples - begin)).astype(float))
+            difference(
+                drawn(len(known), min(_CHUNK, resamples - begin)),
+                drawn(len(parts), min(_CHUNK, resamples - begin)).T if resample_parts else None,
+            )
             for begin in range(0, resamples, _CHUNK)
         ]
     )

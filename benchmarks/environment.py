@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe(values: dict[str, Any]) -> str:
+def describe(values: Mapping[str, Any]) -> str:
     """One line for a table's footer."""
     packages = ", ".join(f"{name} {version}" for name, version in values["packages"].items())
     gpus = f", {' + '.join(values['gpus'])}" if values["gpus"] else ""
     return (
         f"{values['cpu']}, {values['cores']} cores, {values['ram_gb']:g} GB{gpus}; {values['platform']}, "
-        f"Python {values['python']}; {packages}; commit {values['commit'] or 'unknown'}"
+        f"Python {values['python']}; {packages}"
+        + (f"; commit {values['commit'] or 'unknown'}" if "commit" in values else "")
     )
 
 

@@ -6,6 +6,7 @@ on training and validation images, and look at the test images once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -75,7 +76,8 @@ def choose_probe(
         ``backbone`` (name), ``C``, ``class_weight``, ``validation`` (its score) and ``backbones`` (name → best score).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    memory = folder / f"choice-{dataset.seed}-{side}.json"
+    parts = hashlib.sha256(np.ascontiguousarray(dataset.split).tobytes()).hexdigest()[:12]
+    memory = folder / f"choice-{dataset.seed}-{side}-{parts}.json"
     if memory.exists():
         choice: dict[str, Any] = json.loads(memory.read_text())
         if list(choice["backbones"]) == [b.name for b in backbones]:
@@ -88,9 +90,9 @@ def choose_probe(
         features = probe_features(dataset, backbone, folder, side)
         scores[backbone.name] = -1.0
         for weighting in WEIGHTINGS:
-            path = _logistic(weighting)
+            path = make_logistic(weighting)
             for strength in STRENGTHS:  # warm start: each fit begins where the one before ended
-                _fit(path, strength, features[train], labels[train])
+                fit_logistic(path, strength, features[train], labels[train])
                 score = balanced_accuracy(labels[validation], path.predict(features[validation]))
                 scores[backbone.name] = max(scores[backbone.name], score)
                 if score > best["validation"]:
@@ -122,14 +124,14 @@ def logistic_reference(
     backbone = next(b for b in backbones if b.name == choice["backbone"])
     features, labels = probe_features(dataset, backbone, folder, side), np.asarray(dataset.labels)
     development = dataset.indices("development")
-    model = _logistic(choice["class_weight"])
-    _fit(model, choice["C"], features[development], labels[development])
+    model = make_logistic(choice["class_weight"])
+    fit_logistic(model, choice["C"], features[development], labels[development])
     return Answer(
         model.predict(features[dataset.indices("test")]).astype(np.int64), {**choice, "resolution": side}
     )
 
 
-def _logistic(weighting: str | None) -> Any:
+def make_logistic(weighting: str | None) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -139,7 +141,7 @@ def _logistic(weighting: str | None) -> Any:
     )
 
 
-def _fit(model: Any, strength: float, features: np.ndarray, labels: np.ndarray) -> None:
+def fit_logistic(model: Any, strength: float, features: np.ndarray, labels: np.ndarray) -> None:
     from sklearn.exceptions import ConvergenceWarning
 
     model.set_params(logisticregression__C=strength)

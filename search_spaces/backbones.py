@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -86,11 +88,15 @@ def find_backbones(
     local: dict[str, Path] = {}
     for directory in weights_dirs:
         folder = Path(directory)
-        if (folder / "config.json").exists():
-            local.setdefault(folder.name, folder)
-        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if entry.is_dir() and not entry.name.startswith("."):
-                local.setdefault(entry.name, entry)
+        models = [folder] if (folder / "config.json").exists() else []
+        models += sorted(folder.iterdir()) if folder.is_dir() else []
+        models = [entry for entry in models if entry.is_dir() and not entry.name.startswith(".")]
+        if not models:
+            skipped.append(
+                f"{folder} holds no model; a model is a folder NAME with config.json and model.safetensors"
+            )
+        for entry in models:
+            local.setdefault(entry.name, entry)
     wanted = list(names) or [*local, *HUB_DEFAULTS]
     for name in wanted:
         try:
@@ -101,7 +107,7 @@ def find_backbones(
             elif any(name in family.NAMES for family in families.FAMILIES.values()):
                 backbone = scratch(name)
             else:
-                backbone = _hub(name, download=bool(names))
+                backbone = _hub(name, download=bool(names), others=tuple(local))
         except BackboneError as error:
             if names or name in local:
                 skipped.append(f"backbone {name} is left out: {error}")
@@ -127,9 +133,12 @@ def _local(folder: Path) -> Backbone:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = str(config["architecture"])
         settings = config.get("pretrained_cfg") or config
-        mean, std = settings.get("mean", IMAGENET_MEAN), settings.get("std", IMAGENET_STD)
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError("mean and std need three numbers")
+        mean, std = (
+            tuple(float(value) for value in settings.get(name, default))
+            for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        )
+        if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean)) or not min(std) > 0:
+            raise ValueError("mean needs three numbers, std three above 0")
     except FileNotFoundError:
         raise BackboneError(
             f"{folder} has no config.json; a model folder holds config.json and model.safetensors"
@@ -154,14 +163,15 @@ def _local(folder: Path) -> Backbone:
     import timm
 
     if not timm.is_model(architecture):
-        raise BackboneError(f"timm has no architecture {architecture!r}; install a newer timm")
+        hint = _did_you_mean(architecture, timm.list_models())
+        raise BackboneError(f"timm has no architecture {architecture!r}{hint} — or install a newer timm")
     return Backbone(
         folder.name,
         f"local-dir:{folder.resolve()}",
         architecture,
         True,
-        tuple(float(v) for v in mean),
-        tuple(float(v) for v in std),
+        mean,
+        std,
         _licence(folder, settings),
         config.get("num_features"),
     )
@@ -175,16 +185,26 @@ def _licence(folder: Path, settings: Mapping[str, Any]) -> str:
     return files[0].split("-", 1)[-1].removesuffix(".txt") if files and "-" in files[0] else "unknown"
 
 
-def _hub(name: str, *, download: bool) -> Backbone:
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(repr(one) for one in close)}?" if close else ""
+
+
+def _hub(name: str, *, download: bool, others: Sequence[str]) -> Backbone:
     import timm
 
     plain = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
     base = plain.split("/")[-1].split(".")[0]
     if not timm.is_model(base):
-        close = timm.list_models(f"*{base.split('_')[0]}*")[:4]
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        scratch_names = [known for family in families.FAMILIES.values() for known in family.NAMES]
+        hint = _did_you_mean(base, [*others, *scratch_names, *timm.list_models()])
         raise BackboneError(f"timm has no model {name!r}{hint} — or give local-dir:PATH")
-    config = timm.get_pretrained_cfg(plain.split("/")[-1], allow_unregistered=False)
+    try:
+        config = timm.get_pretrained_cfg(plain.split("/")[-1], allow_unregistered=False)
+    except RuntimeError:
+        tags = timm.list_pretrained(f"{base}.*")
+        hint = _did_you_mean(plain.split("/")[-1], tags) or f"; known: {', '.join(tags[:6]) or 'none'}"
+        raise BackboneError(f"timm has no weights {name!r}{hint}") from None
     if config is None or not config.has_weights:
         raise BackboneError("timm lists no weights for it; choose a tag from timm.list_pretrained()")
     hub_id = (plain if "/" in plain else config.hf_hub_id) or ""
@@ -273,9 +293,10 @@ def _stage_container(model: nn.Module) -> nn.Module | None:
         child = getattr(model, name, None)
         if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 1:
             return child
-    layers = [getattr(model, f"layer{i}", None) for i in range(1, 5)]
-    if all(isinstance(layer, nn.Module) for layer in layers):
-        return nn.ModuleList([layer for layer in layers if layer is not None])
+    for prefix in ("layer", "s"):  # ResNets; RegNets
+        layers = [getattr(model, f"{prefix}{i}", None) for i in range(1, 5)]
+        if all(isinstance(layer, nn.Module) for layer in layers):
+            return nn.ModuleList([layer for layer in layers if layer is not None])
     candidates = [m for m in model.children() if isinstance(m, nn.Sequential | nn.ModuleList)]
     return max(candidates, key=len, default=None)
 

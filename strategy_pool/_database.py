@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 #: Newest migration; a database at it is opened without loading Alembic.
 HEAD = "0001"
@@ -95,6 +95,11 @@ class Database:
                 hide_parameters=True,
                 **extra,
             )
+        except NoSuchModuleError:
+            raise HistoryError(
+                f"history {self.shown} cannot be opened: no database '{self._url.drivername}' is known; give "
+                "sqlite:////path/history.db or postgresql+psycopg://user:password@host/name"
+            ) from None
         except (ImportError, SQLAlchemyError) as error:
             missing = getattr(error, "name", None) or type(error).__name__
             hint = (

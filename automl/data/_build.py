@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from automl.data._decode import DecodeError, array_image, decode_image, image_si
 from automl.data._duplicates import THUMB, components, group_edges, near_duplicates
 from automl.data._listing import Listing
 from automl.data._npz import NpzReader, member_header
+from automl.data._texts import Texts
 from automl.errors import InputError
 
 #: Largest side of the stored squares.
@@ -62,7 +63,7 @@ def build(listing: Listing, base: Path, progress: Progress | None) -> None:
             temporary.mkdir(parents=True)
             read = _reader(listing, temporary / "scratch")
             side = _choose_side(listing, read)
-            need_space(folder, len(listing.names) * (side * side * 3 + THUMB * THUMB + 64), listing.name)
+            need_space(folder, len(listing.names) * (side * side * 3 + 2 * THUMB * THUMB + 64), listing.name)
             facts = _write(listing, read, side, temporary, progress)
             del read
             shutil.rmtree(temporary / "scratch", ignore_errors=True)
@@ -108,7 +109,7 @@ def parallel(work: Callable[[int], Any], count: int) -> Iterator[Any]:
 class _Files:
     """Paths by index, as :class:`NpzReader` gives bytes and pixels."""
 
-    def __init__(self, paths: list[str]) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
 
     def __getitem__(self, at: int) -> Path:
@@ -212,7 +213,7 @@ def _finish(
         )
     stored = len(digests)
     thumbs = np.memmap(folder / "thumbs.u8", np.uint8, "r", shape=(stored, THUMB, THUMB))
-    near = near_duplicates(thumbs)
+    near = near_duplicates(thumbs, scratch=folder)
     del thumbs
     cluster = components(stored, near.pairs)[rows]
     groups = (
@@ -220,8 +221,7 @@ def _finish(
         if listing.groups
         else np.zeros((0, len(rows)), np.int64)
     )
-    edges = [group_edges(cluster), *(group_edges(group) for group in groups)]
-    units = components(len(rows), np.concatenate(edges))
+    units = _units(cluster, groups)
     for name, array in (
         ("labels", labels),
         ("rows", rows),
@@ -231,9 +231,7 @@ def _finish(
         ("given", listing.split[usable]),
     ):
         np.save(folder / f"{name}.npy", array)
-    names = [listing.names[at] for at in usable]
-    paths = [listing.paths[at] for at in usable] if listing.paths else []
-    _write_json(folder / "names.json", {"names": names, "paths": paths})
+    _write_texts(listing, usable, folder)
     near_rows = np.unique(near.pairs)
     longer = sizes.max(1)
     if near.alike:
@@ -265,14 +263,61 @@ def _finish(
     }
 
 
+def _units(cluster: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Number what is never torn apart, int64 ``[N]``, in the order of the first members."""
+    if (groups >= 0).any():
+        edges = [group_edges(cluster), *(group_edges(group) for group in groups)]
+        return components(len(cluster), np.concatenate(edges))
+    _clusters, first, inverse = np.unique(cluster, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[inverse]
+
+
+def _write_texts(listing: Listing, usable: np.ndarray, folder: Path) -> None:
+    """Names and paths; where they differ by a prefix only, the paths are not written again."""
+    names, paths = (
+        texts if isinstance(texts, Texts) else Texts.of(texts) for texts in (listing.names, listing.paths)
+    )
+    names.take(usable).save(folder, "names")
+    about = None
+    if len(paths):
+        shared = paths.block is names.block and paths.begins is names.begins
+        if not shared:
+            paths.take(usable).save(folder, "paths")
+        about = {"file": "names" if shared else "paths", "prefix": paths.prefix}
+    _write_json(folder / "texts.json", {"names": {"file": "names", "prefix": names.prefix}, "paths": about})
+
+
+def open_texts(base: Path) -> tuple[Texts, Texts]:
+    """Names and absolute paths (none for npz sources) of the images of a built data set, memory-mapped."""
+    about = json.loads((base / "texts.json").read_text("ascii"))
+    names, paths = (
+        Texts.of(()) if about[kind] is None else Texts.open(base, **_opening(about[kind]))
+        for kind in ("names", "paths")
+    )
+    return names, paths
+
+
+def _opening(about: dict[str, str]) -> dict[str, str]:
+    return {"name": about["file"], "prefix": about["prefix"]}
+
+
 def _fingerprint(digests: list[bytes], rows: np.ndarray, labels: np.ndarray, class_names: list[str]) -> str:
     """Hex name of the content: pictures and labels, wherever they lie and in whatever order."""
     total = hashlib.sha256()
-    names = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in class_names]
-    for word in sorted(
-        digests[row] + names[label] for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
-    ):
-        total.update(word)
+    words = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in class_names]
+    pictures = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+    names = np.frombuffer(b"".join(words), np.uint8).reshape(len(words), -1)
+    # In the order of the pairs of digests; ranks stand for the digests, so that no pair is ever spelt out twice.
+    of_picture = np.empty(len(digests), np.int64)
+    of_picture[sorted(range(len(digests)), key=digests.__getitem__)] = np.arange(len(digests))
+    of_name = np.empty(len(words), np.int64)
+    of_name[sorted(range(len(words)), key=words.__getitem__)] = np.arange(len(words))
+    order = np.argsort(of_picture[rows] * len(words) + of_name[labels], kind="stable")
+    for begin in range(0, len(order), 1 << 16):
+        picked = order[begin : begin + (1 << 16)]
+        total.update(np.concatenate([pictures[rows[picked]], names[labels[picked]]], 1).tobytes())
     return total.hexdigest()[:16]
 
 

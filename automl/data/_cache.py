@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from automl.errors import InputError
+from automl.home import home_path
 
 #: Rises when the files of a cached data set change their meaning.
-LAYOUT = 1
+LAYOUT = 2
 #: Bytes of the disk that the cache never takes.
 _SPARE = 256 << 20
 
 
 def default_cache_dir() -> Path:
-    """``$AUTOML_HOME``, else ``~/.cache/automl``."""
-    home = os.environ.get("AUTOML_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "automl"
+    """The home folder: ``$AUTOML_HOME``, else ``automl`` in the user's cache folder."""
+    return home_path()
 
 
 def cache_limit() -> int:

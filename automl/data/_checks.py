@@ -146,7 +146,7 @@ def make_report(
         found = ", ".join(f"{count} by {kinds[kind]}" for kind, count in leaks.items() if count)
         warnings.append(
             f"the given split leaks: images of validation or test are also in another part ({found}); scores will be "
-            "too good. It is kept; columns={'split': ''} ignores it"
+            "too good. It is kept; --column split= (columns={'split': ''} in Python) ignores it"
         )
     if conflicts:
         first = conflicts[0]

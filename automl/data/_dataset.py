@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from automl.data import _splits
-from automl.data._build import build, is_complete
+from automl.data._build import build, is_complete, open_texts
 from automl.data._cache import LAYOUT, InUse, building, datasets_folder, default_cache_dir, disk_errors
 from automl.data._checks import DataReport, Facts, make_report
 from automl.data._levels import ImageLevel, open_level
 from automl.data._listing import PARTS
 from automl.data._sources import list_source
+from automl.data._texts import Texts
 from automl.errors import InputError, did_you_mean
 
 #: Sides that make sense for a network.
@@ -103,17 +104,16 @@ class Dataset:
     @cached_property
     def source_names(self) -> Sequence[str]:
         """What each image is called in the source: a path relative to it, or ``FILE.npz[INDEX]``."""
-        return list(self._names["names"])
+        return self._texts[0]
 
     @cached_property
     def source_paths(self) -> Sequence[str]:
         """Absolute file of each image; empty for npz sources."""
-        return list(self._names["paths"])
+        return self._texts[1]
 
     @cached_property
-    def _names(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = json.loads((self._base / "names.json").read_text("ascii"))
-        return names
+    def _texts(self) -> tuple[Texts, Texts]:
+        return open_texts(self._base)
 
     def indices(self, part: str) -> np.ndarray:
         """Indices of ``train``, ``validation``, ``test`` or ``development`` (train and validation), ascending int64.
@@ -205,7 +205,8 @@ def load_dataset(
 def _make_view(base: Path, view: Path, seed: int) -> None:
     about = json.loads((base / "dataset.json").read_text("ascii"))
     arrays = {
-        name: np.load(base / f"{name}.npy") for name in ("labels", "rows", "units", "near", "groups", "given")
+        name: np.asarray(np.load(base / f"{name}.npy", mmap_mode="r"))
+        for name in ("labels", "rows", "units", "near", "groups", "given")
     }
     labels, units, given = arrays["labels"], arrays["units"], arrays["given"]
     part = _splits.split(labels, units, given, seed)
@@ -220,7 +221,7 @@ def _make_view(base: Path, view: Path, seed: int) -> None:
         given=given,
         part=part,
         folds=folds,
-        names=json.loads((base / "names.json").read_text("ascii"))["names"],
+        names=open_texts(base)[0],
     )
     temporary = view.with_name(f".{view.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

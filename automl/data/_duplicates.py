@@ -9,7 +9,11 @@ with the few blocks after them. Pairs found so are verified on 32×32 thumbnails
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +33,13 @@ _FLAT = 1.5
 _MAX_PAIRS = 4_000_000_000
 #: Pairs that are kept at most.
 _MAX_FOUND = 2_000_000
-_BLOCK = 2048
+_BLOCK = 1024
+#: Directions that bound the cosine.
+_LEADING = 32
+#: Thumbnails that the directions are taken from.
+_SAMPLE = 4096
+#: More thumbnails than this are laid out in a file, 1 KB each.
+_ROWS_IN_MEMORY = 65_536
 #: A set of near duplicates larger than this share of the images is taken for an accident of similar scenes.
 _MAX_SHARE = 0.1
 _MAX_FREE = 6
@@ -54,23 +64,23 @@ class NearDuplicates:
     alike: bool = False
 
 
-def near_duplicates(thumbs: np.ndarray, *, max_pairs: int = _MAX_PAIRS) -> NearDuplicates:
+def near_duplicates(
+    thumbs: np.ndarray, *, max_pairs: int = _MAX_PAIRS, scratch: Path | None = None
+) -> NearDuplicates:
     """Find pairs of near duplicates.
 
     Args:
         thumbs: uint8 ``[N, 32, 32]`` grey.
         max_pairs: bound on the number of comparisons.
+        scratch: folder for a file of 1 KB per image where there are very many; by default all is in memory.
     """
     count = len(thumbs)
     none = np.zeros((0, 2), np.int64)
     if count < 2:
         return NearDuplicates(none, True, _COARSE_COSINE)
     mean = _mean(thumbs)
-    vectors, usable = _coarse(thumbs, mean)
-    if len(usable) < 2:
-        return NearDuplicates(none, True, _COARSE_COSINE)
-    pairs, complete = _candidates(vectors, max_pairs)
-    pairs = np.sort(usable[pairs], axis=1)
+    pairs, complete = _candidates(thumbs, mean, max_pairs, scratch)
+    pairs = np.sort(pairs, axis=1)
     cosines, distances = _verify(thumbs, mean, pairs)
     cosine = _FINE_COSINE
     while True:
@@ -136,57 +146,93 @@ def _centred(thumbs: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def _coarse(thumbs: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    vectors, usable = [], []
-    for begin in range(0, len(thumbs), _BLOCK):
-        block = np.asarray(thumbs[begin : begin + _BLOCK])
-        x = _centred(block, mean)
-        x = x.reshape(len(x), _COARSE, 2, _COARSE, 2).mean((2, 4)).reshape(len(x), -1)
-        norm = np.sqrt((x * x).sum(1))
-        good = norm > _FLAT * _COARSE
-        vectors.append(x[good] / norm[good, None])
-        usable.append(begin + np.flatnonzero(good))
-    return np.concatenate(vectors), np.concatenate(usable).astype(np.int64)
+    """Coarse thumbnails of length one, float32 ``[n, 256]``, and which are not flat, bool ``[n]``."""
+    x = _centred(np.asarray(thumbs), mean)
+    x = x.reshape(len(x), _COARSE, 2, _COARSE, 2).mean((2, 4)).reshape(len(x), -1)
+    norm = np.sqrt((x * x).sum(1))
+    return x / np.maximum(norm, 1e-12)[:, None], norm > _FLAT * _COARSE
 
 
-def _candidates(vectors: np.ndarray, max_pairs: int) -> tuple[np.ndarray, bool]:
-    """Pairs of rows with a cosine above the coarse limit, int64 ``[P, 2]``."""
-    count = len(vectors)
+def _axes(thumbs: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Orthonormal directions float32 ``[256, 256]``, those of largest variance first, from evenly spaced thumbnails."""
+    vectors, usable = _coarse(thumbs[:: max(1, len(thumbs) // _SAMPLE)], mean)
+    vectors = vectors[usable]
+    _values, axes = np.linalg.eigh(vectors.T @ vectors)
+    return np.ascontiguousarray(axes[:, ::-1], np.float32)
+
+
+def _candidates(
+    thumbs: np.ndarray, mean: np.ndarray, max_pairs: int, scratch: Path | None
+) -> tuple[np.ndarray, bool]:
+    """Pairs of rows with a cosine above the coarse limit, int64 ``[P, 2]``, and whether all were looked at."""
+    axes = _axes(thumbs, mean)
+    width = axes.shape[1]
+    with _room((len(thumbs), width), scratch) as turned:
+        # The leading directions already bound the cosine; the others are looked at for survivors only. By
+        # Cauchy-Schwarz cos <= short·short' + rest·rest', so the length of the rest is one more direction.
+        short = np.empty((len(thumbs), _LEADING + 1), np.float32)
+        good = np.empty(len(thumbs), bool)
+        for begin in range(0, len(thumbs), _BLOCK):
+            end = begin + _BLOCK
+            vectors, good[begin:end] = _coarse(thumbs[begin:end], mean)
+            turned[begin:end] = vectors @ axes
+            lead = turned[begin:end, :_LEADING]
+            short[begin:end, :_LEADING] = lead
+            short[begin:end, _LEADING] = np.sqrt(np.clip(1 - (lead * lead).sum(1), 0, None))
+        rows = np.flatnonzero(good)
+        rows = rows[np.argsort(short[rows, 0], kind="stable")]
+        return _search(short[rows], turned, rows, max_pairs)
+
+
+def _search(
+    short: np.ndarray, turned: np.ndarray, rows: np.ndarray, max_pairs: int
+) -> tuple[np.ndarray, bool]:
+    """Compare blocks of the sorted list ``short`` with the blocks after them; ``rows`` is where each stands in ``turned``."""
+    count = len(short)
+    none = np.zeros((0, 2), np.int64)
+    if count < 2:
+        return none, True
     reach = float(np.sqrt(2 - 2 * _COARSE_COSINE))
-    sample = vectors[:: max(1, count // 4096)]
-    _values, axes = np.linalg.eigh(sample.T @ sample)
-    # Leading directions first: the first 32 already bound the distance, the rest is looked at for survivors only.
-    turned = vectors @ axes[:, ::-1].astype(np.float32)
-    order = np.argsort(turned[:, 0], kind="stable")
-    turned = np.ascontiguousarray(turned[order])
-    first = turned[:, 0].copy()
-    width = min(64, turned.shape[1])
-    short = np.ascontiguousarray(turned[:, :width])
-    rest = np.sqrt(np.clip(1 - (short * short).sum(1), 0, None))
-    ends = np.searchsorted(first, first + reach, side="right")
-    farthest = max(_BLOCK, max_pairs // max(count, 1))
+    first = short[:, 0].copy()
+    ends = np.searchsorted(first, first + np.float32(reach), side="right")
+    farthest = max(_BLOCK, max_pairs // count)
     complete = bool((ends - np.arange(count)).max() <= farthest)
     found: list[np.ndarray] = []
     total = 0
+    product = np.empty(_BLOCK * _BLOCK, np.float32)
+    hits = np.empty(_BLOCK * _BLOCK, bool)
     for begin in range(0, count, _BLOCK):
         stop = min(count, begin + _BLOCK)
         end = int(min(ends[stop - 1], stop + farthest))
         for other in range(begin, end, _BLOCK):
             until = min(end, other + _BLOCK)
-            # cos = short·short' + rest·rest' at most (Cauchy-Schwarz)
-            bound = short[begin:stop] @ short[other:until].T
-            bound += rest[begin:stop, None] * rest[None, other:until]
-            i, j = np.nonzero(bound >= _COARSE_COSINE)
+            size = (stop - begin) * (until - other)
+            bound = product[:size].reshape(stop - begin, until - other)
+            np.matmul(short[begin:stop], short[other:until].T, out=bound)
+            np.greater_equal(product[:size], _COARSE_COSINE, out=hits[:size])
+            i, j = np.divmod(np.flatnonzero(hits[:size]), until - other)
             i, j = i + begin, j + other
             ahead = j > i
             i, j = i[ahead], j[ahead]
-            for at in range(0, len(i), 1 << 16):
-                a, b = i[at : at + (1 << 16)], j[at : at + (1 << 16)]
+            for at in range(0, len(i), 1 << 14):
+                a, b = rows[i[at : at + (1 << 14)]], rows[j[at : at + (1 << 14)]]
                 close = np.einsum("nd,nd->n", turned[a], turned[b]) >= _COARSE_COSINE
-                found.append(np.stack([order[a[close]], order[b[close]]], 1))
+                found.append(np.stack([a[close], b[close]], 1))
                 total += int(close.sum())
                 if total > _MAX_FOUND:
                     return np.concatenate(found)[:_MAX_FOUND], False
-    return (np.concatenate(found) if found else np.zeros((0, 2), np.int64)), complete
+    return (np.concatenate(found) if found else none), complete
+
+
+@contextmanager
+def _room(shape: tuple[int, int], scratch: Path | None) -> Iterator[np.ndarray]:
+    """Room for float32 ``shape``: in memory, or for very many rows in a file that is gone afterwards."""
+    if scratch is None or shape[0] <= _ROWS_IN_MEMORY:
+        yield np.empty(shape, np.float32)
+        return
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        file.truncate(4 * shape[0] * shape[1])
+        yield np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def _verify(thumbs: np.ndarray, mean: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from automl.errors import InputError, did_you_mean
 PARTS = ("train", "validation", "test")
 #: No part was given.
 UNSET = -1
+_BLOCK = 4096
 #: Names that a source may use for the parts.
 PART_NAMES = {
     "train": 0, "training": 0, "0": 0,
@@ -52,8 +54,8 @@ class Listing:
     kind: str
     name: str
     source: Path
-    names: list[str]
-    paths: list[str]
+    names: Sequence[str]
+    paths: Sequence[str]
     labels: np.ndarray
     class_names: list[str]
     split: np.ndarray
@@ -66,9 +68,13 @@ class Listing:
         """Hex name of this content: path, files with sizes and times, labels, splits, groups and ``version``."""
         digest = hashlib.sha256(f"{version}\0{self.kind}\0{self.source}\0".encode("utf-8", "surrogateescape"))
         for words in (self.class_names, self.names, self.paths):
-            digest.update("\0".join(words).encode("utf-8", "surrogateescape") + b"\1")
-        for array in (self.labels, self.split, self.stamp, *self.groups):
-            digest.update(np.ascontiguousarray(array).tobytes() + b"\2")
+            for begin in range(0, len(words), _BLOCK):
+                between = b"\0" if begin else b""
+                part = "\0".join(words[begin : begin + _BLOCK])
+                digest.update(between + part.encode("utf-8", "surrogateescape"))
+            digest.update(b"\1")
+        for numbers in (self.labels, self.split, self.stamp, *self.groups):
+            digest.update(np.ascontiguousarray(numbers).tobytes() + b"\2")
         digest.update(repr(self.set_aside).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()[:24]
 
@@ -132,30 +138,27 @@ def class_order(names: list[str]) -> list[str]:
     return sorted(names)
 
 
-def encode(values: list[str] | np.ndarray) -> np.ndarray:
+def encode(values: Iterable[object]) -> np.ndarray:
     """int64 codes of texts; -1 for empty ones."""
     codes: dict[str, int] = {"": -1}
-    out = np.empty(len(values), np.int64)
-    for at, value in enumerate(values):
-        text = str(value).strip()
-        out[at] = codes.setdefault(text, len(codes) - 1)
-    return out
+    out = array("q", (codes.setdefault(str(value).strip(), len(codes) - 1) for value in values))
+    return np.frombuffer(out, np.int64) if out else np.zeros(0, np.int64)
 
 
-def part_codes(values: list[Any] | np.ndarray, where: Path) -> np.ndarray:
+def part_codes(values: Iterable[object], where: Path) -> np.ndarray:
     """int8 codes of the parts; :data:`UNSET` for empty values.
 
     Raises:
         InputError: a name that is no part.
     """
     known: dict[str, int] = {"": UNSET}
-    out = np.empty(len(values), np.int8)
-    for at, value in enumerate(values):
+    out = array("b")
+    for value in values:
         text = str(value).strip()
         if text not in known:
             code = PART_NAMES.get(text.lower().removesuffix(".0"))
             if code is None:
                 raise InputError(f"{where} has the split {text!r}{did_you_mean(text, PARTS)}")
             known[text] = code
-        out[at] = known[text]
-    return out
+        out.append(known[text])
+    return np.frombuffer(out, np.int8) if out else np.zeros(0, np.int8)

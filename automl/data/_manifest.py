@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from automl.data._listing import SYNONYMS, UNSET, Listing, class_order, encode, find_columns, part_codes
+from automl.data._texts import Packer
 from automl.errors import InputError, did_you_mean
 
 #: A table in a folder of this name describes the folder above it.
 _SIDE_FOLDERS = frozenset({"annotations", "labels", "manifests", "meta", "metadata", "splits", "tables"})
+#: Rows that are taken from a table at a time.
+_BLOCK = 16_384
 
 
 def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -> Listing:
@@ -32,21 +37,20 @@ def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -
     split_columns = find_columns("split", available, chosen, path)
     group_columns = find_columns("group", available, chosen, path)
 
-    files, labels = _texts(table[file_column]), _texts(table[label_column])
-    split = (
-        part_codes(_texts(table[split_columns[0]]), path)
-        if split_columns
-        else np.full(len(files), UNSET, np.int8)
-    )
+    split = np.full(len(table), UNSET, np.int8)
+    if split_columns:
+        split = part_codes(_texts(table[split_columns[0]]), path)
     groups = [encode(_texts(table[column])) for column in group_columns]
 
     base = str(path.parent)
     root = str(path.parent.parent) if path.parent.name.lower() in _SIDE_FOLDERS else base
-    keep: list[int] = []
-    absolute: list[str] = []
-    stamp: list[tuple[int, int]] = []
+    prefix = root.rstrip(os.sep) + os.sep
+    names, files = Packer(), Packer()
+    keep, codes, stamp = array("q"), array("q"), array("q")
+    classes: dict[str, int] = {}
     set_aside: list[tuple[str, str]] = []
-    for row, (file, label) in enumerate(zip(files, labels, strict=True)):
+    both = zip(_texts(table[file_column]), _texts(table[label_column]), strict=True)
+    for row, (file, label) in enumerate(both):
         if not file:
             set_aside.append((f"{path.name} line {row + 2}", "no path"))
         elif not label.strip():
@@ -59,18 +63,23 @@ def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -
                 set_aside.append((file, "file does not exist"))
                 continue
             keep.append(row)
-            absolute.append(full)
-            stamp.append((stat.st_size, stat.st_mtime_ns))
-    order = class_order(list({labels[row] for row in keep}))
-    index = {label: at for at, label in enumerate(order)}
+            names.append(file)
+            files.append(full[len(prefix) :])
+            codes.append(classes.setdefault(label, len(classes)))
+            stamp.extend((stat.st_size, stat.st_mtime_ns))
+    order = class_order(list(classes))
+    place = {label: at for at, label in enumerate(order)}
     rows = np.array(keep, np.int64)
+    listed, paths = names.texts(), files.texts()
+    # Mostly both say the same, and one block serves both.
+    paths = listed if paths.same_block(listed) else paths
     return Listing(
         kind="manifest",
         name=name or path.stem,
         source=path,
-        names=[files[row] for row in keep],
-        paths=absolute,
-        labels=np.array([index[labels[row]] for row in keep], np.int64),
+        names=listed,
+        paths=paths.with_prefix(prefix),
+        labels=np.array([place[label] for label in classes], np.int64)[np.array(codes, np.int64)],
         class_names=order,
         split=split[rows],
         groups=[group[rows] for group in groups],
@@ -83,7 +92,7 @@ def _required(role: str, available: list[str], chosen: dict[str, str], path: Pat
     found = find_columns(role, available, chosen, path)
     if not found:
         raise InputError(
-            f"{path} has no {role} column (one of {', '.join(SYNONYMS[role])}); name it with columns"
+            f"{path} has no {role} column (one of {', '.join(SYNONYMS[role])}); name it with --column {role}=NAME"
             f"{did_you_mean(role, available)}"
         )
     return found
@@ -108,9 +117,10 @@ def _read(path: Path) -> Any:
         with open(path, encoding="utf-8-sig") as handle:
             head = handle.readline()
         separator = max((",", ";", "\t"), key=head.count)
-        return pd.read_csv(
+        table = pd.read_csv(
             path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig", na_filter=False
         )
+        return table if isinstance(table.index, pd.RangeIndex) else _without_surplus(table)
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text; save the table as UTF-8") from None
     except PermissionError:
@@ -121,11 +131,21 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as a table: {text or type(error).__name__}") from None
 
 
-def _texts(column: Any) -> list[str]:
-    """The values as text; whole floats lose their point, missing values are empty."""
-    if column.dtype.kind == "f":
-        return [
-            "" if math.isnan(v) else str(int(v)) if float(v).is_integer() else str(v) for v in column.tolist()
-        ]
-    missing = column.isna().tolist()
-    return ["" if gone else str(value) for value, gone in zip(column.tolist(), missing, strict=True)]
+def _without_surplus(table: Any) -> Any:
+    """Undo what pandas does where all rows have more fields than the first line: it takes the first for an index."""
+    names, whole = table.columns, table.reset_index()
+    if (whole.iloc[:, len(names) :].fillna("") != "").any(axis=None):
+        raise ValueError("its rows have more fields than its first line has names")
+    return whole.iloc[:, : len(names)].set_axis(names, axis=1)
+
+
+def _texts(column: Any) -> Iterator[str]:
+    """The values as text, a block at a time; whole floats lose their point, missing values are empty."""
+    for begin in range(0, len(column), _BLOCK):
+        part = column.iloc[begin : begin + _BLOCK]
+        if column.dtype.kind == "f":
+            for v in part.tolist():
+                yield "" if math.isnan(v) else str(int(v)) if float(v).is_integer() else str(v)
+        else:
+            for value, gone in zip(part.tolist(), part.isna().tolist(), strict=True):
+                yield "" if gone else str(value)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from automl.data._listing import UNSET, Listing, class_order, encode, find_columns, part_codes
+from automl.data._texts import Texts
 from automl.errors import InputError, did_you_mean
 
 _CHANNELS = (1, 3, 4)
@@ -24,8 +25,10 @@ def list_npz(path: Path, chosen: dict[str, str], name: str | None = None) -> Lis
     """
     for role in ("path",):
         if chosen.get(role):
-            raise InputError(f"{path} is an npz file and has no paths; leave out columns[{role!r}]")
+            raise InputError(f"{path} is an npz file and has no paths; leave out --column {role}=")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is damaged or was not written by numpy.savez")
         with np.load(path, allow_pickle=False) as archive:
             available = list(archive.files)
             kind = "encoded" if {"data", "offsets"} <= set(available) else "arrays"
@@ -40,6 +43,10 @@ def list_npz(path: Path, chosen: dict[str, str], name: str | None = None) -> Lis
         raise
     except Exception as error:
         # numpy and zipfile raise many kinds for a damaged file.
+        if "allow_pickle" in str(error):
+            raise InputError(
+                f"{path} holds Python objects, which are never unpickled; save plain arrays with numpy.savez"
+            ) from None
         raise InputError(f"{path} cannot be read as npz: {' '.join(str(error).split())[:160]}") from None
     known = sorted(arrays)
     label_key = find_columns("label", known, chosen, path) or (["labels"] if "labels" in arrays else [])
@@ -58,7 +65,7 @@ def list_npz(path: Path, chosen: dict[str, str], name: str | None = None) -> Lis
         kind=kind,
         name=name or path.stem,
         source=path,
-        names=[f"{path.name}[{at}]" for at in range(count)],
+        names=Texts.of(f"{path.name}[{at}]" for at in range(count)),
         paths=[],
         labels=labels,
         class_names=class_names,
@@ -126,7 +133,7 @@ def open_member(path: Path, name: str, scratch: Path) -> np.memmap[Any, Any]:
         with archive.open(info) as member, open(target, "wb") as out:
             while block := member.read(1 << 22):
                 out.write(block)
-    return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    return np.load(target, mmap_mode="r", allow_pickle=False)
 
 
 def member_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from automl.data._decode import EXTENSIONS
 from automl.data._listing import PART_NAMES, UNSET, Listing, check_columns, class_order
 from automl.data._manifest import list_manifest
 from automl.data._npz import list_npz
+from automl.data._texts import Packer
 from automl.errors import InputError
 
 #: Tables that make a folder a data set of its own.
@@ -98,38 +100,46 @@ def list_folder(path: Path, chosen: dict[str, str]) -> Listing:
 
 
 def _gather(path: Path, roots: list[tuple[Path, int]], notes: list[str]) -> Listing:
-    found: list[tuple[str, str, int, int, int]] = []
-    classes: set[str] = set()
+    prefix = str(path).rstrip(os.sep) + os.sep
+    packer = Packer()
+    codes, parts, stamp = array("q"), array("b"), array("q")
+    classes: dict[str, int] = {}
     ignored = 0
-    for root, part in roots:
+    # In the order of whole paths, and only one class folder at a time in memory.
+    for root, part in sorted(roots, key=lambda item: f"{item[0]}{os.sep}"):
         ignored += sum(1 for _entry in _files(root, 0))
-        for folder in _folders(root):
-            classes.add(folder.name)
+        for folder in sorted(_folders(root), key=lambda entry: entry.name + os.sep):
+            code = classes.setdefault(folder.name, len(classes))
+            found: list[tuple[str, int, int]] = []
             for entry in _files(Path(folder.path), _DEPTH):
                 if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
                     ignored += 1
                     continue
                 try:
                     stat = entry.stat()
-                    found.append((entry.path, folder.name, part, stat.st_size, stat.st_mtime_ns))
+                    found.append((entry.path, stat.st_size, stat.st_mtime_ns))
                 except OSError:
-                    found.append((entry.path, folder.name, part, -1, -1))
+                    found.append((entry.path, -1, -1))
+            for name, size, changed in sorted(found):
+                packer.append(name[len(prefix) :])
+                codes.append(code)
+                parts.append(part)
+                stamp.extend((size, changed))
     if ignored:
         notes.append(f"{ignored} files that are in no class folder or are no images were ignored")
-    found.sort()
     order = class_order(list(classes))
-    index = {name: at for at, name in enumerate(order)}
-    prefix = len(str(path).rstrip(os.sep)) + 1
+    place = {name: at for at, name in enumerate(order)}
+    names = packer.texts()
     return Listing(
         kind="folder",
         name=path.stem or path.name,
         source=path,
-        names=[item[0][prefix:] for item in found],
-        paths=[item[0] for item in found],
-        labels=np.array([index[item[1]] for item in found], np.int64),
+        names=names,
+        paths=names.with_prefix(prefix),
+        labels=np.array([place[name] for name in classes], np.int64)[np.array(codes, np.int64)],
         class_names=order,
-        split=np.array([item[2] for item in found], np.int8),
-        stamp=np.array([item[3:] for item in found], np.int64).reshape(-1, 2),
+        split=np.array(parts, np.int8),
+        stamp=np.array(stamp, np.int64).reshape(-1, 2),
         notes=notes,
     )
 

@@ -198,7 +198,8 @@ def _check(labels: np.ndarray, part: np.ndarray, given: np.ndarray) -> None:
             continue
         if stated:
             raise InputError(
-                f"the given split leaves no image for {name}; name all parts or ignore it with columns={{'split': ''}}"
+                f"the given split leaves no image for {name}; name all parts or ignore it with --column split= "
+                "(columns={'split': ''} in Python)"
             )
         raise InputError(
             f"there are too few images to keep some for {name}: {len(labels)} images, and copies and groups count as "
@@ -208,7 +209,7 @@ def _check(labels: np.ndarray, part: np.ndarray, given: np.ndarray) -> None:
         raise InputError(
             "the training images are all of one class; "
             + (
-                "ignore the given split with columns={'split': ''}"
+                "ignore the given split with --column split= (columns={'split': ''} in Python)"
                 if stated
                 else "add images of the other classes"
             )

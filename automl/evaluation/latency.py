@@ -213,11 +213,15 @@ class Timer:
 
 
 def measure_latency(
-    path: str | os.PathLike[str], device: Device, steadiness: Steadiness | None = None
+    path: str | os.PathLike[str],
+    device: Device,
+    steadiness: Steadiness | None = None,
+    *,
+    thorough: bool = True,
 ) -> Latency:
-    """Measure one file thoroughly; see :class:`Timer` for many."""
+    """Measure one file; see :class:`Timer`."""
     with Timer(device, steadiness) as timer:
-        return timer.measure(path)
+        return timer.measure(path, thorough=thorough)
 
 
 def device_name(device: Device) -> str:

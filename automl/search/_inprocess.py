@@ -32,5 +32,5 @@ def run(driver: Driver, function: TrialFunction) -> None:
                 driver.progressed(spec.trial_id, step)
                 driver.poll()
         except KeyboardInterrupt:
-            session.stop()
+            session.abort()
             raise

@@ -8,12 +8,13 @@ that each leaves an outcome; one that does not within a grace has its worker kil
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import tune
@@ -43,13 +44,13 @@ class _Searcher(Searcher):
         self._concurrency = concurrency
         self._config = config
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         # Tune asks one trial ahead; a trial chosen before there is a worker would be chosen too early.
         if len(self.driver.running) >= self._concurrency and not self.driver.ending:
             return None
         spec = self.driver.next_trial()
         if spec is None:
-            return Searcher.FINISHED if self.driver.over else None
+            return cast(Any, Searcher.FINISHED) if self.driver.over else None
         self.names[trial_id] = spec.trial_id
         return {**self._config, "folder": spec.folder}
 
@@ -137,7 +138,7 @@ class _Halving(AsyncHyperBandScheduler):
     trial's own training seconds.
     """
 
-    def __init__(self, driver: Driver, names: dict[str, str], first_rung: float, longest: float) -> None:
+    def __init__(self, driver: Driver, names: dict[str, str], first_rung: int, longest: int) -> None:
         super().__init__(
             time_attr="used",
             metric="score",
@@ -189,9 +190,11 @@ def run(
     searcher = _Searcher(driver, concurrency, config)
     left = max(driver.deadline - time.monotonic(), 1.0)
     scheduler = (
-        _Halving(driver, searcher.names, max(2.0, 0.02 * left), left) if early_stopping else FIFOScheduler()
+        _Halving(driver, searcher.names, max(2, round(0.02 * left)), math.ceil(left))
+        if early_stopping
+        else FIFOScheduler()
     )
-    _keep_idle_workers(scheduler, concurrency)
+    _prepare_workers(scheduler, concurrency)
     try:
         tune.run(
             tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(resources)])),
@@ -227,21 +230,26 @@ def _memory_limit(concurrency: int) -> int:
     return int(psutil.virtual_memory().total * 0.5 / max(concurrency, 1))
 
 
-def _keep_idle_workers(scheduler: Any, concurrency: int) -> None:
-    """Let Tune keep as many idle actors as there are trials at a time, not just one.
+def _prepare_workers(scheduler: Any, concurrency: int) -> None:
+    """Let Tune take the worker processes that Ray started ahead, and keep as many as there are trials at a time.
 
-    While a round waits for its last trial the other workers are idle; Tune would end all but one of them
-    and pay seconds for new ones. There is no setting for it, so this reaches into the actor cache, and
-    goes without where a release of Ray has none.
+    Tune gives its actors a runtime environment, for which Ray starts a fresh process that imports everything anew; the
+    same variables are in the environment of every local worker already. And while a round waits for its last trial,
+    Tune would end all idle workers but one and pay seconds for new ones. There is no setting for either, so this
+    reaches into Tune's caches, and goes without where a release of Ray has none.
     """
     add = scheduler.on_trial_add
-    done = []
+    done: list[bool] = []
 
     def on_trial_add(tune_controller: Any, trial: Any) -> None:
         add(tune_controller, trial)
-        if not done:
-            done.append(True)
-            with suppress(AttributeError):
-                tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=concurrency)
+        if done:
+            return
+        done.append(True)
+        with suppress(AttributeError):
+            tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=concurrency)
+        with suppress(AttributeError):
+            trainable = trial.get_trainable_cls()
+            tune_controller._class_cache._cache.setdefault(trainable, ray.remote(trainable))
 
     scheduler.on_trial_add = on_trial_add

@@ -71,7 +71,7 @@ class TrialTrainable(tune.Trainable):
 
     def _end(self) -> None:
         if self._session is not None:
-            self._session.stop()
+            self._session.abort()
             self._session = None
             free_memory()
 

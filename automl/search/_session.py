@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib
 import math
@@ -11,15 +12,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from automl.records import Outcome, Progress, TrialSpec
-from automl.search.store import OUTCOME_FILE, read_outcome, write_outcome
+from automl.records import INTERRUPTED, Outcome, Progress, TrialSpec
+from automl.search.store import read_outcome, write_outcome
 
 TrialFunction = Callable[[TrialSpec], Generator[Progress, Any, Outcome]]
 
 #: A file of this name in a trial's folder asks the trial to end at its next report.
 STOP_FILE = "stop"
 
-_MEMORY_WORDS = ("out of memory", "cannot allocate memory", "defaultcpuallocator: can't allocate")
+_MEMORY_WORDS = (
+    "memoryerror",
+    "out of memory",
+    "cannot allocate memory",
+    "defaultcpuallocator: can't allocate",
+)
 
 
 def import_trial_function(name: str) -> TrialFunction:
@@ -32,8 +38,8 @@ def import_trial_function(name: str) -> TrialFunction:
     if not colon:
         raise ValueError(f"trial function is {name!r}; it has the form package.module:function")
     try:
-        return getattr(importlib.import_module(module_name), attribute)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"trial function {name!r} cannot be imported: {error}") from error
 
 
@@ -53,7 +59,6 @@ class TrialSession:
         self.spec = spec
         self.folder = Path(spec.folder)
         self.curve: list[list[float]] = []
-        self.last: Progress | None = None
         self.outcome: Outcome | None = None
         self.memory_error = False
         self._function = function
@@ -76,12 +81,11 @@ class TrialSession:
                 if self._generator is None:
                     self._generator = self._function(self.spec)
                 progress = next(self._generator)
+                self.curve.append([progress.epoch, progress.score, progress.seconds])
             except StopIteration as end:
                 return self._finish(end.value)
             except (Exception, SystemExit) as error:
                 return self._fail(error)
-            self.last = progress
-            self.curve.append([progress.epoch, progress.score, progress.seconds])
             if time.monotonic() - begin >= at_least:
                 return progress
 
@@ -104,12 +108,21 @@ class TrialSession:
                     self._generator.close()
         return self._finish(value, stopped=True)
 
+    def abort(self) -> None:
+        """End a trial that still runs because its process does; a resumed search runs it again."""
+        if self.outcome is not None:
+            return
+        outcome = self.stop()
+        if outcome.status == "stopped" and outcome.error is None:
+            self.outcome = dataclasses.replace(outcome, error=INTERRUPTED)
+            write_outcome(self.folder, self.outcome)
+
     def _finish(self, value: Any, stopped: bool = False) -> Outcome:
         written = read_outcome(self.folder)
-        if isinstance(value, Outcome):
-            outcome = value
-        elif written is not None:
+        if written is not None:  # what a resumed run reads is what counts
             outcome = written
+        elif isinstance(value, Outcome):
+            outcome = value
         elif stopped:
             outcome = self._own_outcome("stopped")
         else:
@@ -119,12 +132,8 @@ class TrialSession:
         return self._keep(outcome, written)
 
     def _fail(self, error: BaseException) -> Outcome:
-        text = one_line(error)
-        self.memory_error = isinstance(error, MemoryError) or any(
-            word in text.lower() for word in _MEMORY_WORDS
-        )
         written = read_outcome(self.folder)
-        outcome = written if written is not None else self._own_outcome("failed", text)
+        outcome = written if written is not None else self._own_outcome("failed", one_line(error))
         return self._keep(outcome, written)
 
     def _keep(self, outcome: Outcome, written: Outcome | None) -> Outcome:
@@ -134,6 +143,9 @@ class TrialSession:
             if self._generator is not None:
                 self._generator.close()
         self._generator = None
+        self.memory_error = outcome.status == "failed" and any(
+            word in (outcome.error or "").lower() for word in _MEMORY_WORDS
+        )
         self.outcome = outcome
         return outcome
 
@@ -173,11 +185,6 @@ def request_stop(spec: TrialSpec) -> None:
     """Ask a running trial, in this process or another, to end at its next report."""
     with suppress(OSError):
         (Path(spec.folder) / STOP_FILE).touch()
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the trial in this folder has an outcome."""
-    return (folder / OUTCOME_FILE).exists()
 
 
 def one_line(error: BaseException) -> str:

@@ -39,7 +39,7 @@ class SearchSpace:
         Without ``ranges`` the ones of the strategy catalog are taken.
 
         Raises:
-            ValueError: an unknown key, or a range whose ends are not in order.
+            ValueError: an unknown key, or a range whose ends are not finite and in order.
         """
         unknown = sorted(set(values) - {"triples", "strategies", "ranges", "defaults", "allowed"})
         if unknown:
@@ -76,9 +76,9 @@ def _checked(strategy: str, ranges: Mapping[str, Range]) -> dict[str, Range]:
     for name, bounds in ranges.items():
         if isinstance(bounds, tuple):
             low, high, log = bounds
-            if not low < high or (log and low <= 0):
+            if not -math.inf < low < high < math.inf or (log and low <= 0):
                 raise ValueError(
-                    f"range of {strategy}.{name} is {bounds}; low < high is needed, and low > 0 with log"
+                    f"range of {strategy}.{name} is {bounds}; finite low < high are needed, and low > 0 with log"
                 )
             checked[name] = (low, high, bool(log))
         elif isinstance(bounds, Sequence) and len(bounds) > 1:

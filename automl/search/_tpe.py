@@ -51,8 +51,8 @@ class TpeModel:
         Returns:
             None where nothing new was found.
         """
-        self._study.sampler = self._sampler(number)
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            self._study.sampler = self._sampler(number, attempt)
             with _quiet():
                 trial = self._study.ask()
                 triple = self._triples[trial.suggest_categorical("triple", list(self._triples))]
@@ -113,10 +113,11 @@ class TpeModel:
             )
         )
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+    def _sampler(self, number: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
         # Many candidates are drawn from the good density, because one of a few hundred triples would
-        # hardly ever be among the usual 24.
-        draws = min(max(24, 2 * len(self._triples)), 512)
+        # hardly ever be among the usual 24. The best of many is the same at every attempt, so once it is
+        # taken fewer are drawn, until one is: that stays near the good ones without being the best again.
+        draws = max(min(max(24, 2 * len(self._triples)), 512) >> attempt, 1)
         with _quiet():
             return optuna.samplers.TPESampler(
                 multivariate=True,
@@ -124,7 +125,7 @@ class TpeModel:
                 constant_liar=True,
                 n_startup_trials=3,
                 n_ei_candidates=draws,
-                seed=random.Random(f"{self._seed}/{number}").getrandbits(31),
+                seed=random.Random(f"{self._seed}/{number}/{attempt}").getrandbits(31),
             )
 
     def _describe(self, candidate: Candidate) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
@@ -206,6 +207,6 @@ def _draw(draw: random.Random, bounds: Range) -> Any:
 class _quiet(warnings.catch_warnings):
     """Silences Optuna's notes on experimental arguments."""
 
-    def __enter__(self) -> None:  # type: ignore[override]
+    def __enter__(self) -> None:
         super().__enter__()
         warnings.simplefilter("ignore")

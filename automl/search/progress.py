@@ -72,7 +72,7 @@ class SearchDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if not self._quiet and sum(self._ended.values()):
+        if not self._quiet and self._ended.total():
             self._print()
 
     def started(self, spec: TrialSpec) -> None:

@@ -140,9 +140,14 @@ class Proposer:
         """Whether no candidate will come any more, whatever the results still awaited are."""
         if self.max_trials is not None and len(self._taken) >= self.max_trials:
             return True
-        pool_left = any(c.id not in self._taken and not self._failures.blocks(c) for c in self._pool)
+        # Results that are awaited, or known but not learned from yet, may unblock candidates of the pool
+        # and let Optuna find new ones.
+        open_results = bool(self._waiting or self._round)
+        pool_left = any(
+            c.id not in self._taken and (open_results or not self._failures.blocks(c)) for c in self._pool
+        )
         may_explore = not self._space_empty and self._explore_share > 0
-        may_explore = may_explore and (self._fruitless != self._learned or bool(self._waiting))
+        may_explore = may_explore and (open_results or self._fruitless != self._learned)
         return not pool_left and not may_explore
 
     @property
@@ -283,7 +288,7 @@ class Proposer:
             self._fruitless = self._learned
         else:
             self._explored += 1
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _fits(self, candidate: Candidate, seconds_left: float | None) -> bool:
         if self._cost_hint is None or seconds_left is None or self._batch is not None:

@@ -25,7 +25,7 @@ SPEC_FILE = "spec.json"
 OUTCOME_FILE = "outcome.json"
 ORPHAN_FILE = "orphan.json"
 
-_TRIAL_ID = re.compile(r"t(\d{4,})")
+_TRIAL_ID = re.compile(r"t([0-9]{4,})")
 
 
 class TrialStore:
@@ -156,7 +156,7 @@ def read_spec(folder: str | os.PathLike[str]) -> TrialSpec:
     path = Path(folder) / SPEC_FILE
     try:
         return TrialSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, KeyError, ValueError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

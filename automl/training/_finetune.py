@@ -93,7 +93,7 @@ def fine_tune(
     order = np.random.default_rng(seed)
     place = torch.device("cpu" if device.startswith("cpu") else device)
     classes = len(dataset.class_names)
-    labels = torch.from_numpy(np.asarray(dataset.labels, dtype=np.int64))
+    labels = torch.from_numpy(np.array(dataset.labels, dtype=np.int64))
     model = initial or _start(
         dataset, fold, backbone, strategy, resolution, shared, threads, device, deadline
     )

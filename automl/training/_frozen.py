@@ -42,6 +42,9 @@ class _Normalised(nn.Module):
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1) * 255.0)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1) * 255.0)
 
+    mean: Tensor
+    std: Tensor
+
     def forward(self, images: Tensor) -> Any:
         x = images.permute(0, 3, 1, 2).float()
         return self.body((x - self.mean) / self.std)
@@ -94,7 +97,7 @@ def _onnx_runner(wrapped: nn.Module, side: int, threads: int) -> Runner | None:
             torch.onnx.export(
                 wrapped,
                 (example,),
-                buffer,
+                buffer,  # type: ignore[arg-type]
                 dynamo=False,
                 input_names=["images"],
                 output_names=names,
@@ -150,11 +153,15 @@ def frozen_features(
         AutomlError: the features are not finite numbers.
     """
     shared.mkdir(parents=True, exist_ok=True)
-    stem = shared / features_key(backbone, side, taps)
+    key = features_key(backbone, side, taps)
+
+    def file(ending: str) -> Path:
+        return shared / f"{key}.{ending}"  # a name such as mobilenetv2_100.tf2_in1k has a dot of its own
+
     count = len(dataset.labels)
     chunks = -(-count // CHUNK)
     wanted = range(chunks) if indices is None else sorted(set((np.asarray(indices) // CHUNK).tolist()))
-    meta = stem.with_suffix(".json")
+    meta = file("json")
     runner: Runner | None = None
 
     def make_runner() -> Runner:
@@ -162,26 +169,26 @@ def frozen_features(
         return inference_runner(body, backbone, side, threads=threads, device=device)
 
     if not meta.exists():
-        with _locked(stem.with_suffix(".lock")):
+        with _locked(file("lock")):
             if not meta.exists():
                 runner = make_runner()
                 width = runner(dataset.images(side)[np.arange(2) % count])[0].shape[1]
                 for suffix, kind, shape in (
-                    (".f32", np.float32, (count, width)),
-                    (".done", np.uint8, (chunks,)),
+                    ("f32", np.float32, (count, width)),
+                    ("done", np.uint8, (chunks,)),
                 ):
-                    np.memmap(stem.with_suffix(suffix), dtype=kind, mode="w+", shape=shape).flush()
-                temporary = meta.with_suffix(".json.part")
+                    np.memmap(file(suffix), dtype=kind, mode="w+", shape=shape).flush()
+                temporary = file("json.part")
                 temporary.write_text(json.dumps({"width": width, "count": count, "backbone": backbone.name}))
                 os.replace(temporary, meta)
     width = int(json.loads(meta.read_text())["width"])
-    table = np.memmap(stem.with_suffix(".f32"), dtype=np.float32, mode="r+", shape=(count, width))
-    done = np.memmap(stem.with_suffix(".done"), dtype=np.uint8, mode="r+", shape=(chunks,))
+    table = np.memmap(file("f32"), dtype=np.float32, mode="r+", shape=(count, width))
+    done = np.memmap(file("done"), dtype=np.uint8, mode="r+", shape=(chunks,))
     images = dataset.images(side)
     developing = np.zeros(count, dtype=bool)
     if indices is not None:
         developing[np.asarray(dataset.indices("development"))] = True
-    claims = os.open(stem.with_suffix(".claims"), os.O_RDWR | os.O_CREAT, 0o600)
+    claims = os.open(file("claims"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while todo := [chunk for chunk in wanted if not done[chunk]]:
             for chunk in todo:
@@ -206,14 +213,6 @@ def frozen_features(
     finally:
         os.close(claims)
     return table
-
-
-def features_ready(dataset_count: int, backbone: Backbone, side: int, taps: str, shared: Path) -> bool:
-    """Whether every chunk of these features has been computed."""
-    path = (shared / features_key(backbone, side, taps)).with_suffix(".done")
-    if not path.exists():
-        return False
-    return bool(np.fromfile(path, dtype=np.uint8).all())
 
 
 @contextmanager

@@ -42,17 +42,25 @@ class LowRankAdapter(nn.Module):
             self.down = nn.Linear(layer.in_features, rank, bias=False)
             self.up = nn.Linear(rank, layer.out_features, bias=False)
         else:
-            self.down = nn.Conv2d(
-                layer.in_channels,
-                rank,
-                layer.kernel_size,
-                layer.stride,
-                layer.padding,
-                layer.dilation,
-                bias=False,
-            )
+            convolution: Any = nn.Conv2d
+            shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+            self.down = convolution(layer.in_channels, rank, *shape, bias=False)
             self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
-        nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.up.weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight with the update, for modules that read it instead of calling the layer."""
+        up, down = self.up.weight, self.down.weight
+        assert isinstance(up, Tensor) and isinstance(down, Tensor)
+        if isinstance(self.layer, nn.Linear):
+            return self.layer.weight + up @ down
+        return self.layer.weight + torch.einsum("or,rikl->oikl", up[:, :, 0, 0], down)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias."""
+        return self.layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x) + self.up(self.down(x))
@@ -61,13 +69,7 @@ class LowRankAdapter(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """Return the plain layer with the update added to its weight."""
-        weight = self.layer.weight
-        up, down = self.up.weight, self.down.weight
-        assert isinstance(up, Tensor) and isinstance(down, Tensor)
-        if isinstance(self.layer, nn.Linear):
-            weight += up @ down
-        else:
-            weight += torch.einsum("or,rikl->oikl", up[:, :, 0, 0], down)
+        self.layer.weight.copy_(self.weight)
         return self.layer.requires_grad_(True)
 
 
@@ -95,9 +97,9 @@ def add_low_rank(module: nn.Module, rank: int) -> int:
     """Wrap every dense linear and convolution layer below ``module``; return how many."""
     wrapped = 0
     for name, child in list(module.named_children()):
-        dense = isinstance(child, nn.Linear) or (isinstance(child, nn.Conv2d) and child.groups == 1)
-        plain_padding = not isinstance(child, nn.Conv2d) or type(child) is nn.Conv2d
-        if dense and plain_padding and min(child.weight.shape[:2]) > 2 * rank:
+        # Other kinds of convolution (with padding of their own) are left alone, and so are grouped ones.
+        dense = isinstance(child, nn.Linear) or (type(child) is nn.Conv2d and child.groups == 1)
+        if isinstance(child, nn.Linear | nn.Conv2d) and dense and min(child.weight.shape[:2]) > 2 * rank:
             setattr(module, name, LowRankAdapter(child, rank))
             wrapped += 1
         else:
@@ -108,25 +110,32 @@ def add_low_rank(module: nn.Module, rank: int) -> int:
 def add_conv_adapters(backbone: nn.Module, rank: int) -> None:
     """Put a :class:`ConvAdapter` behind every stage whose output is a map."""
     stages = list(feature_stages(backbone))
-    example = torch.zeros(1, 3, 64, 64)
+    example = torch.zeros(1, 3, 80, 80)  # its maps are 40, 20, 10 … wide: no usual number of channels
     was_training = backbone.training
     with collected_channels(stages) as channels, torch.no_grad():
         backbone.eval()(example)
     backbone.train(was_training)
-    for stage in stages:
-        for parent in backbone.modules():
-            for name, child in parent.named_children():
-                if child is stage and channels.get(id(stage)):
-                    setattr(parent, name, ConvAdapter(stage, channels[id(stage)], rank))
+    # Listed before anything is replaced: the walk would find each stage again inside its own adapter.
+    places = [
+        (parent, name, child)
+        for parent in backbone.modules()
+        for name, child in parent.named_children()
+        if id(child) in channels
+    ]
+    for parent, name, stage in places:
+        setattr(parent, name, ConvAdapter(stage, channels[id(stage)], rank))
 
 
 @contextmanager
 def collected_channels(stages: Sequence[nn.Module]) -> Iterator[dict[int, int]]:
-    """While the block runs, note the channels of each stage's output map, keyed by the stage's ``id``."""
+    """While the block runs, note the channels of each stage's output map, keyed by the stage's ``id``.
+
+    Maps are ``[N, C, S, S]``; a stage that puts its channels last is left out.
+    """
     channels: dict[int, int] = {}
 
     def note(stage: nn.Module, _inputs: Any, out: Any) -> None:
-        if isinstance(out, Tensor) and out.ndim == 4:
+        if isinstance(out, Tensor) and out.ndim == 4 and out.shape[2] == out.shape[3]:
             channels[id(stage)] = out.shape[1]
 
     handles = [stage.register_forward_hook(note) for stage in stages]

@@ -66,9 +66,10 @@ def collected(stages: Sequence[nn.Module]) -> Any:
 
 
 def pool(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over space of a map ``[N, C, H, W]`` or of tokens ``[N, T, C]``: ``[N, C]`` each."""
+    """Mean and maximum over space of a map ``[N, C, S, S]`` or ``[N, S, S, C]`` or of tokens ``[N, T, C]``: ``[N, C]``."""
     if output.ndim == 4:
-        return output.mean(dim=(2, 3)), output.amax(dim=(2, 3))
+        space = (2, 3) if output.shape[2] == output.shape[3] else (1, 2)
+        return output.mean(dim=space), output.amax(dim=space)
     if output.ndim == 3:
         return output.mean(dim=1), output.amax(dim=1)
     return output, output
@@ -164,15 +165,23 @@ def load_model(folder: Path | str) -> VisionModel:
         tensors = load_file(folder / "model.safetensors")
     except Exception as error:
         raise AutomlError(f"{folder}: the stored model cannot be read ({error})") from error
-    backbone = Backbone.from_dict(description["backbone"])
-    model = new_model(
-        backbone,
-        build_head(description["head"]),
-        taps=description["taps"],
-        adapter_rank=description["adapter_rank"],
-    )
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    lost = [name for name in missing if description["whole"] or name.startswith("head.")]
+    try:
+        model = new_model(
+            Backbone.from_dict(description["backbone"]),
+            build_head(description["head"]),
+            taps=description["taps"],
+            adapter_rank=description["adapter_rank"],
+        )
+        whole = bool(description["whole"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AutomlError(f"{folder}: the stored model cannot be rebuilt ({error})") from error
+    try:
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise AutomlError(
+            f"{folder}: the stored weights do not fit the model ({' '.join(str(error).split())[:200]})"
+        ) from error
+    lost = [name for name in missing if whole or name.startswith("head.")]
     if lost or unexpected:
         raise AutomlError(
             f"{folder}: the stored weights do not fit the model ({(lost + list(unexpected))[:3]} …)"

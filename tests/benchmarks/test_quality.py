@@ -1,60 +1,32 @@
-"""The quality suite: plans, resumes, refuses mixed settings, and makes the table."""
+"""The quality and ablation suites: plan, resume, refuse mixed settings, and make the table."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.suites import quality
+from benchmarks.suites import ablation, quality
+from tests.benchmarks.fakes import judged, replace_child
 
-RIGHT = {"engine": 0.9, "logreg": 0.6, "plain": 0.75}
+MODULE = "benchmarks.suites._quality_cell"
+RIGHT = {"engine": 0.9, "logreg": 0.6, "plain": 0.75, "no-pool": 0.7}
 
 
-def _cell(spec: dict[str, Any], right: dict[str, float] = RIGHT) -> dict[str, Any]:
-    rng = np.random.default_rng([len(spec["dataset"]), spec["split"]])
-    labels = rng.integers(0, 3, 120)
-    luck = rng.random(120)
-    predicted = np.where(luck < right[spec["method"]], labels, (labels + 1) % 3)
-    return {
-        **{key: spec[key] for key in ("dataset", "split", "method", "settings")},
-        "classes": ["a", "b", "c"],
-        "fingerprint": "f",
-        "images": 600,
-        "development_images": 480,
-        "seconds": 12.0,
-        "index": list(range(120)),
-        "labels": labels.tolist(),
-        "groups": (np.arange(120) // 2).tolist(),
-        "predicted": predicted.tolist(),
-        "details": {},
-        "environment": {"commit": "abc"},
-    }
+def _cell(spec: dict[str, Any]) -> dict[str, Any]:
+    identity = spec["identity"]
+    if identity["method"] == "plain" and identity["dataset"] == "broken":
+        raise RuntimeError("it fell over")
+    return judged(spec, RIGHT[identity["method"]], [identity["split"]])
 
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replaces the child process; tells which cells were run."""
-    names: list[str] = []
-
-    def fake(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        if "benchmarks.suites._quality_cell" not in command:
-            return subprocess.CompletedProcess(command, 1, "", "")
-        spec = json.loads(Path(command[-1]).read_text())
-        names.append(Path(spec["target"]).stem)
-        assert options["env"]["AUTOML_HOME"].startswith(spec["shared"])
-        if spec["method"] == "plain" and spec["dataset"] == "broken":
-            options["stdout"].write("it fell over\n")
-            return subprocess.CompletedProcess(command, 1)
-        Path(spec["target"]).write_text(json.dumps(_cell(spec)))
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", fake)
-    return names
+    return replace_child(monkeypatch, MODULE, _cell)
 
 
 @pytest.fixture
@@ -62,7 +34,7 @@ def arguments(tmp_path: Path) -> list[str]:
     (tmp_path / "parts").mkdir()
     return [
         "--data", str(tmp_path / "parts"), "--splits", "2", "--resamples", "200",
-        "--out", str(tmp_path / "out"), "--results", str(tmp_path / "results"),
+        "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results"),
     ]  # fmt: skip
 
 
@@ -78,15 +50,31 @@ def test_table_and_resume(
     scores = {name: value["balanced_accuracy"] for name, value in row["methods"].items()}
     assert gap["mean"] == pytest.approx(scores["engine"] - scores["plain"], abs=2e-5)
     assert 0 < gap["low"] < gap["mean"] < gap["high"]
-    assert found["overall"]["engine - better reference"] == gap
+    assert found["overall"]["engine - better"] == gap
+    assert found["commits"] == ["abc"]
     text = (tmp_path / "results" / "quality.md").read_text()
     assert "| parts | 3 | 120 + 120 |" in text
+    assert "some processor" in text
     assert str(tmp_path) not in text + json.dumps(found)
     assert text in capsys.readouterr().out
 
-    (tmp_path / "out" / "cells" / "parts-1-engine.json").unlink()
+    (tmp_path / "results" / "cells" / "quality" / "parts-1-engine.json").unlink()
     assert quality.run(arguments) == 0
     assert called[6:] == ["parts-1-engine"]
+
+
+def test_cells_made_elsewhere_are_enough_for_the_table(
+    tmp_path: Path, arguments: list[str], called: list[str]
+) -> None:
+    assert quality.run(arguments) == 0
+    first = (tmp_path / "results" / "quality.md").read_text()
+    elsewhere = ["--cells", str(tmp_path / "moved"), "--work", str(tmp_path / "nowhere"), "--table-only"]
+    (tmp_path / "results" / "cells" / "quality").rename(tmp_path / "moved")
+    assert quality.run([*arguments, *elsewhere]) == 0
+    assert (tmp_path / "results" / "quality.md").read_text() == first
+    assert len(called) == 6
+    next((tmp_path / "moved").glob("images-*.json")).unlink()
+    assert quality.run([*arguments, *elsewhere]) == 2
 
 
 def test_a_failed_cell_is_told_and_the_others_go_on(
@@ -108,12 +96,12 @@ def test_other_settings_are_refused_before_anything_runs(
     assert "other settings" in capsys.readouterr().err
 
 
-def test_cells_about_different_images_are_not_compared() -> None:
-    spec = {"dataset": "d", "split": 0, "settings": {"budget": 10}}
-    one, two = _cell({**spec, "method": "engine"}), _cell({**spec, "method": "logreg"})
-    two["index"] = two["index"][::-1]
-    with pytest.raises(Exception, match="different images"):
-        quality.summarise([one, two], resamples=200)
+def test_cells_about_different_images_are_not_compared(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_child(monkeypatch, MODULE, lambda spec: judged(spec, 0.5, [len(spec["identity"]["method"])]))
+    assert quality.run(arguments) == 2
+    assert "different images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -148,10 +136,27 @@ def test_columns_go_to_the_named_dataset(tmp_path: Path, arguments: list[str], c
     data = ["--data", str(tmp_path / "parts"), str(tmp_path / "cells" / "labels.csv")]
     columns = ["--column", "cells:split=", "--column", "label=kind"]
     assert quality.run([*arguments, *data, *columns, "--methods", "logreg"]) == 0
-    out = tmp_path / "out" / "work"
+    work = tmp_path / "work" / "work"
     wanted = {"cells-0-logreg": {"split": "", "label": "kind"}, "parts-0-logreg": {"label": "kind"}}
     for name, value in wanted.items():
-        assert json.loads((out / name / "spec.json").read_text())["settings"]["columns"] == value
+        assert json.loads((work / name / "spec.json").read_text())["settings"]["columns"] == value
+
+
+def test_ablation_compares_with_and_without_the_pool(
+    tmp_path: Path, arguments: list[str], called: list[str]
+) -> None:
+    assert ablation.run([*arguments, "--data", str(tmp_path / "parts"), f"other={tmp_path / 'parts'}"]) == 0
+    assert called[:2] == ["parts-0-engine", "parts-0-no-pool"]
+    assert len(called) == 8
+    found = json.loads((tmp_path / "results" / "ablation.json").read_text())
+    gaps = [row["differences"]["no-pool"] for row in found["datasets"]]
+    overall = found["overall"]["engine - better"]
+    assert overall["mean"] == pytest.approx(np.mean([gap["mean"] for gap in gaps]), abs=2e-5)
+    assert overall["low"] < overall["mean"] < overall["high"]
+    text = (tmp_path / "results" / "ablation.md").read_text()
+    assert "| engine | no-pool | engine − no-pool [95 %] |" in text
+    assert "better reference" not in text
+    assert sorted(path.name for path in (tmp_path / "results" / "cells").iterdir()) == ["ablation"]
 
 
 @pytest.mark.slow
@@ -160,7 +165,7 @@ def test_a_reference_cell_in_its_own_process(tmp_path: Path, weights: Path, tiny
         [
             "--data", str(tiny_folder), "--weights-dir", str(weights), "--splits", "1",
             "--backbone", "mobilenetv2_035.keras_in1k_feat", "--budget", "10s", "--methods", "logreg,plain",
-            "--out", str(tmp_path / "out"), "--results", str(tmp_path / "results"), "--resamples", "100",
+            "--work", str(tmp_path / "work"), "--results", str(tmp_path / "results"), "--resamples", "100",
         ]
     )  # fmt: skip
     assert code == 0

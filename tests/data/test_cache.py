@@ -31,6 +31,7 @@ def test_root_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("AUTOML_HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path
     monkeypatch.delenv("AUTOML_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / ".cache" / "automl"
 

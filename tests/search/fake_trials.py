@@ -87,6 +87,13 @@ def hanging(spec: TrialSpec) -> Generator[Progress, Any, Outcome]:
     return _done(spec, 0.5, [])
 
 
+def hanging_once(spec: TrialSpec) -> Generator[Progress, Any, Outcome]:
+    """Hang where the candidate's strategy is ``hangs``, and end at once elsewhere."""
+    if spec.candidate.strategy == "hangs":
+        yield from hanging(spec)
+    return _done(spec, value_of(spec), [])
+
+
 def mixed(spec: TrialSpec) -> Generator[Progress, Any, Outcome]:
     """Fail in the way that the candidate's strategy names."""
     yield Progress(1, 0.5, 0.1, 0.0)

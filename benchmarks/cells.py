@@ -1,0 +1,332 @@
+"""What every suite of cells shares: arguments, running what is missing, resume, and the files of the table.
+
+A cell is one JSON file, made in a process of its own by a module of ``benchmarks.suites`` (see
+:mod:`benchmarks.child`). Cells and tables are small and belong into git, so that a long run can be spread over days and
+machines; features, decoded images and run folders are scratch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: The references train under the allocator settings that the engine gives its workers; they make a step on a CPU some
+#: 1.5 times faster, and that is not what is compared here.
+_KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+#: Data files with such a name are called after their folder.
+_PLAIN_NAMES = frozenset({"images", "data", "dataset", "labels", "manifest"})
+
+Spec = Mapping[str, Any]
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What makes one suite different from another.
+
+    Attributes:
+        name: of its command, its tables and its folder of cells.
+        module: that makes one cell, run with ``python -m``.
+        parser: its arguments, from :func:`make_parser`.
+        plan: arguments → one spec per cell (:func:`make_spec`), in the order of running.
+        told: a finished cell in a few words.
+        summarise: cells and arguments → the table as plain JSON values.
+        to_markdown: the table as people read it.
+        between: called with specs and arguments between the cells and the table; nothing by default.
+    """
+
+    name: str
+    module: str
+    parser: argparse.ArgumentParser
+    plan: Callable[[argparse.Namespace], list[dict[str, Any]]]
+    told: Callable[[Cell], str]
+    summarise: Callable[[list[dict[str, Any]], argparse.Namespace], dict[str, Any]]
+    to_markdown: Callable[[Mapping[str, Any]], str]
+    between: Callable[[Sequence[Spec], argparse.Namespace], None] | None = None
+
+
+def run_suite(suite: Suite, argv: Sequence[str]) -> int:
+    """Run the missing cells, write the table, print it. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
+    from automl.errors import InputError
+
+    options = suite.parser.parse_args(argv)
+    try:
+        specs = suite.plan(options)
+        if options.table_only:
+            failed = []
+        else:
+            failed = run_cells(specs, suite.module, suite.told)
+            if suite.between is not None:
+                suite.between(specs, options)
+        cells = read_cells(specs)
+        if not cells:
+            print("error: no cell is there to make a table of", file=sys.stderr)
+            return 1
+        summary = suite.summarise(cells, options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    text = suite.to_markdown(summary)
+    results = Path(options.results)
+    results.mkdir(parents=True, exist_ok=True)
+    write_text(
+        results / f"{suite.name}.json",
+        json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    )
+    write_text(results / f"{suite.name}.md", text)
+    print(text)
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the place and rename."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# --- arguments --------------------------------------------------------------------------------------
+
+
+def make_parser(name: str, summary: str, example: str, *, budget: str) -> argparse.ArgumentParser:
+    """The arguments that all suites have."""
+    parser = argparse.ArgumentParser(
+        f"automl bench {name}", description=summary, epilog=f"example: {example}"
+    )
+    add = parser.add_argument
+    add("--data", nargs="+", required=True, metavar="[NAME=]PATH", help="image folders, tables or npz files")
+    add("--column", action="append", default=[], metavar="[NAME:]ROLE=COLUMN",
+        help="column of a table, for all datasets or the named one; ROLE is path, label, split or group; "
+        "an empty COLUMN ignores the role; repeatable")  # fmt: skip
+    add("--weights-dir", action="append", default=[], help="folder of pretrained models; repeatable")
+    add("--backbone", action="append", default=[], help="only these pretrained models; repeatable")
+    add("--budget", default=budget, help="wall-clock time of the engine (default %(default)s)")
+    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
+    add("--cells", help=f"folder of the cells (default cells/{name} in that of the table)")
+    add("--work", default=f"benchmarks/work/{name}", help="folder of what is scratch (default %(default)s)")
+    add("--table-only", action="store_true", help="run nothing; make the table of what is there")
+    parser.set_defaults(suite=name)
+    return parser
+
+
+def add_resamples(parser: argparse.ArgumentParser) -> None:
+    """The argument of suites that compare methods."""
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default %(default)s)")
+
+
+def check_at_least(options: argparse.Namespace, **lowest: int) -> None:
+    """Check numbers of the command.
+
+    Raises:
+        InputError: one is too small.
+    """
+    from automl.errors import InputError
+
+    for name, low in lowest.items():
+        if getattr(options, name) < low:
+            raise InputError(f"--{name} is {getattr(options, name)}; it is at least {low}")
+
+
+def chosen(text: str, known: Sequence[str], what: str) -> list[str]:
+    """Comma-separated names.
+
+    Raises:
+        InputError: one is unknown.
+    """
+    from automl.errors import InputError, did_you_mean
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown {what} '{name}'{did_you_mean(name, known)}")
+    return names
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset of the command: where it is, and the settings that all its cells share."""
+
+    name: str
+    path: Path
+    settings: dict[str, Any]
+
+
+def sources(options: argparse.Namespace) -> list[Source]:
+    """The datasets, with budget, backbones and columns checked.
+
+    Raises:
+        InputError: anything is not what it should be.
+    """
+    from automl.errors import InputError
+    from automl.task import Budget
+
+    budget = Budget.parse(options.budget).seconds
+    for folder in options.weights_dir:
+        if not Path(folder).is_dir():
+            raise InputError(f"weights folder '{folder}' does not exist or is not a folder")
+    paths = _paths(options.data)
+    columns = _columns(options.column, list(paths))
+    return [
+        Source(name, path, {"budget": budget, "backbones": options.backbone, "columns": columns[name]})
+        for name, path in paths.items()
+    ]
+
+
+def make_spec(
+    options: argparse.Namespace,
+    source: Source,
+    identity: Mapping[str, Any],
+    *,
+    label: str,
+    alone: bool,
+    **settings: Any,
+) -> dict[str, Any]:
+    """What a child process is told.
+
+    Args:
+        options: arguments of the command.
+        source: the dataset.
+        identity: what tells this cell from the others; it goes into the cell.
+        label: the same as a file name.
+        alone: whether the cell starts without a history, a cache or decoded images, as on a new machine.
+        settings: beside those of the dataset; cells of other settings are refused.
+    """
+    work = Path(options.work).resolve()
+    cells = Path(options.cells) if options.cells else Path(options.results) / "cells" / options.suite
+    return {
+        "label": label,
+        "identity": {"dataset": source.name, **identity},
+        "settings": {**source.settings, **settings},
+        "alone": alone,
+        "source": str(source.path),
+        "weights_dirs": [str(Path(folder).resolve()) for folder in options.weights_dir],
+        "shared": str(work),
+        "work": str(work / "work" / label),
+        "target": str(cells.resolve() / f"{label}.json"),
+    }
+
+
+def _paths(texts: Sequence[str]) -> dict[str, Path]:
+    from automl.errors import InputError
+
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        if not equals or os.path.exists(text):
+            name, rest = "", text
+        path = Path(rest).expanduser().resolve()
+        if not path.exists():
+            raise InputError(f"data '{rest}' does not exist; give a folder of images, a table, or an npz")
+        if not name:
+            stem = path.stem if path.is_file() else path.name
+            name = path.parent.name if stem.lower() in _PLAIN_NAMES else stem
+        if name in found or "/" in name:
+            raise InputError(f"dataset name '{name}' is used twice or has a slash; write --data NAME={rest}")
+        found[name] = path
+    return found
+
+
+def _columns(texts: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    from automl.errors import InputError, did_you_mean
+
+    columns: dict[str, dict[str, str]] = {name: {} for name in names}
+    for text in texts:
+        role, equals, column = text.partition("=")
+        dataset, colon, role = role.rpartition(":")
+        if not equals:
+            raise InputError(f"--column '{text}' has not the form [NAME:]ROLE=COLUMN")
+        if colon and dataset not in columns:
+            raise InputError(f"--column '{text}': no dataset '{dataset}'{did_you_mean(dataset, names)}")
+        for name in [dataset] if colon else names:
+            columns[name][role] = column
+    return columns
+
+
+# --- cells ------------------------------------------------------------------------------------------
+
+
+def run_cells(specs: Sequence[Spec], module: str, told: Callable[[Cell], str]) -> list[str]:
+    """Run what is missing, one process after the other; return one line per failure.
+
+    Raises:
+        InputError: a cell was measured with other settings, or says that its input is wrong.
+    """
+    from automl.errors import InputError
+
+    read_cells(specs)  # cells of other settings are refused before anything runs
+    failed = []
+    for number, spec in enumerate(specs, 1):
+        label = f"[{number}/{len(specs)}] {spec['label']}"
+        if Path(spec["target"]).exists():
+            print(f"{label}: is there", file=sys.stderr)
+            continue
+        print(f"{label} …", file=sys.stderr, flush=True)
+        log = Path(spec["work"]) / "log.txt"
+        code = _run(spec, module, log)
+        if code == 0:
+            (cell,) = read_cells([spec])
+            print(f"  {told(cell)} in {cell['seconds']:.0f} s", file=sys.stderr)
+            continue
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = lines[-1] if lines else "it said nothing"
+        if code == 2:
+            raise InputError(last.removeprefix("error: "))
+        failed.append(f"{label}: exit code {code}: {last} (see {log})")
+        print(f"  failed: {last}", file=sys.stderr)
+    return failed
+
+
+def _run(spec: Spec, module: str, log: Path) -> int:
+    work = Path(spec["work"])
+    for folder in (work, Path(spec["target"]).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    home = work / "home" if spec["alone"] else Path(spec["shared"]) / "home"
+    if spec["alone"]:
+        shutil.rmtree(home, ignore_errors=True)
+    (work / "spec.json").write_text(json.dumps(spec))
+    environment = {**os.environ, "AUTOML_HOME": str(home)}
+    environment.pop("AUTOML_HISTORY", None)
+    if not spec["alone"]:
+        environment |= _KEEP_PAGES
+    with open(log, "w", encoding="utf-8") as out:
+        code = subprocess.run(
+            [sys.executable, "-m", module, str(work / "spec.json")],
+            stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, check=False,
+        ).returncode  # fmt: skip
+    if spec["alone"]:
+        shutil.rmtree(home, ignore_errors=True)
+    return code
+
+
+def read_cells(specs: Sequence[Spec]) -> list[dict[str, Any]]:
+    """The cells that are there; those with predictions as :func:`benchmarks.images.unpack` gives them.
+
+    Raises:
+        InputError: one was measured with other settings, or its list of images is missing.
+    """
+    from automl.errors import InputError
+    from benchmarks.images import unpack
+
+    cells = []
+    for spec in specs:
+        path = Path(spec["target"])
+        if not path.exists():
+            continue
+        cell = json.loads(path.read_text())
+        if cell["settings"] != spec["settings"]:
+            raise InputError(
+                f"{path} was measured with other settings ({json.dumps(cell['settings'])}); "
+                "use another --cells or remove it"
+            )
+        cells.append(unpack(cell, path.parent) if "predicted" in cell else cell)
+    return cells

@@ -1,0 +1,114 @@
+"""What the processes share that make one cell each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from automl.errors import AutomlError, InputError
+from benchmarks.cells import write_text
+from benchmarks.environment import environment
+
+if TYPE_CHECKING:
+    from automl.data import Dataset
+    from search_spaces.backbones import Backbone
+
+Spec = Mapping[str, Any]
+
+
+def main(path: str, make: Callable[[Spec], Mapping[str, Any]]) -> int:
+    """Make the cell that the JSON file describes and write the file that it names; a wrong input ends with 2.
+
+    Args:
+        path: of the spec.
+        make: spec → what was found, with ``seconds``; identity, settings and environment are added.
+    """
+    spec = json.loads(Path(path).read_text())
+    try:
+        found = make(spec)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    cell = {
+        "schema_version": 2,
+        **spec["identity"],
+        "settings": spec["settings"],
+        **found,
+        "environment": environment(),
+    }
+    write_text(Path(spec["target"]), json.dumps(cell, ensure_ascii=False, separators=(",", ":")) + "\n")
+    return 0
+
+
+def submit_alone(
+    spec: Spec, source: str, *, seed: int, columns: dict[str, str] | None, full: bool = True
+) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
+    """Submit as a user does, to an empty home folder, and read what the exported model said of the test images.
+
+    Args:
+        spec: of the cell.
+        source: data that is submitted.
+        seed: of the submit.
+        columns: names of a table's columns.
+        full: False for the catalog's order without search, as ``--no-pool``.
+
+    Returns:
+        indices of the test images in the submitted data, ascending; class of each; class names; details for the cell.
+    """
+    from automl.engine import submit
+    from automl.task import Task
+
+    folder = Path(spec["work"]) / "run"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was broken off
+    task = Task.make(
+        source,
+        budget=spec["settings"]["budget"],
+        seed=seed,
+        weights_dirs=spec["weights_dirs"],
+        backbones=spec["settings"]["backbones"],
+    )
+    result = submit(task, out=folder, columns=columns, use_pool=full, use_search=full)
+    with np.load(folder / "search" / "test_scores.npz", allow_pickle=False) as scores:
+        index, predicted = scores["index"], scores["predicted"]
+    names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["classes"]
+    order = np.argsort(index)
+    told = result.to_dict()
+    details = {key: told.get(key) for key in ("winner", "members", "trials", "seconds")}
+    return index[order], predicted[order], names, details
+
+
+def check_same(index: np.ndarray, test: np.ndarray) -> None:
+    """Check that a run judged the images that it should.
+
+    Raises:
+        AutomlError: it did not.
+    """
+    if not np.array_equal(index, test):
+        raise AutomlError("the run's test images are not those of the split")
+
+
+def features_folder(spec: Spec, dataset: Dataset) -> Path:
+    """Where the features of this dataset's pictures are kept."""
+    return Path(spec["shared"]) / "features" / dataset.fingerprint[:16]
+
+
+def pretrained(spec: Spec) -> list[Backbone]:
+    """Backbones that the references choose from.
+
+    Raises:
+        InputError: there is none.
+    """
+    from search_spaces.backbones import find_backbones
+
+    found, skipped = find_backbones(spec["weights_dirs"], spec["settings"]["backbones"])
+    usable = [backbone for backbone in found if backbone.pretrained]
+    if not usable:
+        reasons = "; ".join(skipped) or "none were found"
+        raise InputError(f"the references need pretrained backbones ({reasons}); give --weights-dir FOLDER")
+    return usable

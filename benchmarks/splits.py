@@ -1,0 +1,120 @@
+"""What the suites share whose cells are (dataset, split, method): plan, summary and table."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.cells import Cell, check_at_least, make_spec, sources
+
+#: Methods that start as on a new machine, and are judged by what they reach so.
+_ALONE = frozenset({"engine", "no-pool"})
+
+
+def add_splits(parser: argparse.ArgumentParser) -> None:
+    """The argument ``--splits``."""
+    parser.add_argument(
+        "--splits",
+        type=int,
+        default=3,
+        help="number of splits; their seeds are 0, 1, … (default %(default)s)",
+    )
+
+
+def plan(options: argparse.Namespace, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """One spec per cell, in the order of running."""
+    check_at_least(options, splits=1, resamples=100)
+    return [
+        make_spec(
+            options,
+            source,
+            {"split": split, "method": method},
+            label=f"{source.name}-{split}-{method}",
+            alone=method in _ALONE,
+        )
+        for source in sources(options)
+        for split in range(options.splits)
+        for method in methods
+    ]
+
+
+def told(cell: Cell) -> str:
+    """The score of a cell, for the log."""
+    from benchmarks.comparison import balanced_accuracy
+
+    return f"{balanced_accuracy(cell['labels'], cell['predicted']):.3f}"
+
+
+def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
+    """Mean scores per dataset and method, the engine's difference to the better other method, and their mean."""
+    from benchmarks.comparison import over_datasets
+    from benchmarks.tables import compare, head, interval
+
+    by_dataset: dict[str, dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
+    for cell in cells:
+        by_dataset[cell["dataset"]][cell["method"]][cell["split"]] = cell
+    rows, differences = [], []
+    for name, methods in by_dataset.items():
+        row, difference = compare(methods, resamples=resamples)
+        rows.append({"dataset": name, **row})
+        if difference is not None:
+            differences.append(difference)
+    return {
+        **head(suite, cells, metric="balanced_accuracy", resamples=resamples),
+        "datasets": rows,
+        "overall": {
+            "engine - better": interval(over_datasets(differences)) if differences else None,
+            "datasets": len(differences),
+        },
+    }
+
+
+def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str], note: str) -> str:
+    """The table as people read it.
+
+    Args:
+        title: of the table.
+        summary: from :func:`summarise`.
+        titles: method → what it is; those with other names are explained below the table.
+        note: first sentence below the table.
+    """
+    from benchmarks.tables import foot, seconds_text, signed, table
+
+    rows = summary["datasets"]
+    methods = [m for m in titles if any(m in row["methods"] for row in rows)]
+    several = len(methods) > 2
+    gap_title = "engine − better [95 %]" if several else f"engine − {methods[-1]} [95 %]"
+    columns = ["dataset", "classes", "test images", *methods, *(["better reference"] if several else [])]
+    lines = []
+    for row in rows:
+        found = [
+            f"{row['methods'][m]['balanced_accuracy']:.3f}" if m in row["methods"] else "" for m in methods
+        ]
+        better = row.get("better_reference", "")
+        tests = " + ".join(str(n) for n in row.get("test_images", []))
+        gap = signed(row["differences"][better]) if better else ""
+        lines.append(
+            [row["dataset"], str(row["classes"]), tests, *found, *([better] if several else []), gap]
+        )
+    overall = summary["overall"]["engine - better"]
+    if overall is not None:
+        lines.append(["**mean**", *[""] * (len(columns) - 1), f"**{signed(overall)}**"])
+    splits = sorted({split for row in rows for split in row["splits"]})
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"Balanced accuracy on test images, mean over splits (seeds {', '.join(map(str, splits)) or 'none'}).",
+            "",
+            *table([*columns, gap_title], lines),
+            "",
+            note + " " + " ".join(f"*{m}*: {titles[m]}." for m in methods if titles[m] != m),
+            f"Seconds that a run took (mean): {seconds_text(rows)}.",
+            f"Intervals: paired bootstrap over groups, {summary['resamples']} resamples; "
+            "the mean's is about these datasets.",
+            f"{foot(summary)}.",
+            "",
+        ]
+    )

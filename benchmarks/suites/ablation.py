@@ -1,0 +1,61 @@
+"""Ablation: the full engine against ``--no-pool``, on the same datasets, splits and budget.
+
+Without the pool there is no ranking by history and by first trials and no search: the catalog is tried in its own order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import splits
+from benchmarks.cells import Cell, Suite, add_resamples, make_parser, run_suite
+
+NAME = "ablation"
+SUMMARY = "Balanced accuracy of the engine with and without its pool and search."
+
+EXAMPLE = "automl bench ablation --data parts=data/parts data/cells.csv --weights-dir weights --budget 4m --splits 3"
+_TITLES = {
+    "engine": "engine",
+    "no-pool": "the engine with --no-pool: the catalog's order, no ranking and no search",
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the missing cells, write the table, print it. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
+    suite = Suite(
+        name=NAME,
+        module="benchmarks.suites._quality_cell",
+        parser=_parser(),
+        plan=lambda options: splits.plan(options, list(_TITLES)),
+        told=splits.told,
+        summarise=lambda cells, options: summarise(cells, resamples=options.resamples),
+        to_markdown=to_markdown,
+    )
+    return run_suite(suite, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(NAME, SUMMARY, EXAMPLE, budget="4m")
+    splits.add_splits(parser)
+    add_resamples(parser)
+    return parser
+
+
+def summarise(cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
+    """Mean scores per dataset, and the paired difference per dataset and over datasets."""
+    return splits.summarise(NAME, cells, resamples=resamples)
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The table as people read it."""
+    from benchmarks.tables import budget_text
+
+    note = f"Time of a run: {budget_text(summary)}; both start with an empty home folder."
+    return splits.to_markdown("Ablation: without the pool", summary, _TITLES, note)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

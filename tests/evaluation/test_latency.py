@@ -1,0 +1,175 @@
+"""The timer: what it makes of blocks, what it remembers of a device, and files that cannot run. No timing is judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automl.errors import AutomlError
+from automl.evaluation.latency import Latency, Steadiness, Timer, device_name, measure_latency
+from automl.export import export_onnx
+from automl.task import Device
+from tests._models import network, small_cnn
+
+CPU = Device.parse("cpu:1")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("latency") / "small.onnx"
+    export_onnx(network(small_cnn()), 32, path)
+    return path
+
+
+def test_nothing_is_known_of_a_new_device() -> None:
+    steadiness = Steadiness()
+    assert not steadiness.known and steadiness.factor == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.floats(0.1, 50), min_size=1, max_size=10), min_size=1, max_size=80))
+def test_the_factor_is_a_high_quantile_of_what_was_seen(noted: list[list[float]]) -> None:
+    steadiness = Steadiness()
+    for blocks in noted:
+        steadiness.note(blocks)
+    ratios = sorted(max(b) / min(b) for b in noted[-60:])
+    assert steadiness.known
+    assert 1.0 <= steadiness.factor <= 1.6
+    assert min(1.6, ratios[0]) - 1e-9 <= steadiness.factor <= min(1.6, ratios[-1]) + 1e-9
+    above = sum(min(1.6, r) > steadiness.factor + 1e-9 for r in ratios)
+    assert above <= 0.1 * len(ratios) + 1
+
+
+def test_a_steady_device_has_no_allowance() -> None:
+    steadiness = Steadiness()
+    for _ in range(5):
+        steadiness.note([2.0, 2.0, 2.0])
+    assert steadiness.factor == 1.0
+
+
+def test_what_was_learned_is_remembered(tmp_path: Path) -> None:
+    first = Steadiness(tmp_path / "steadiness.json")
+    first.note([1.0, 1.3])
+    assert Steadiness(tmp_path / "steadiness.json").factor == pytest.approx(first.factor)
+    assert [p.name for p in tmp_path.iterdir()] == ["steadiness.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": 1}', '["x"]', "[null]", "[-1, 0.2, 1000, NaN]", "3"])
+def test_a_damaged_note_is_learned_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "steadiness.json").write_text(content)
+    steadiness = Steadiness(tmp_path / "steadiness.json")
+    assert not steadiness.known and steadiness.factor == 1.0
+    steadiness.note([1.0, 1.2])
+    assert json.loads((tmp_path / "steadiness.json").read_text()) == [1.2]
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    steadiness = Steadiness(tmp_path / "gone" / "steadiness.json")
+    steadiness.note([1.0, 1.2])
+    assert steadiness.factor == pytest.approx(1.2)
+
+
+class Scripted(Timer):
+    """Answers as a measuring process would, in the order given."""
+
+    def __init__(self, answers: list[dict[str, Any]], steadiness: Steadiness | None = None) -> None:
+        super().__init__(CPU, steadiness)
+        self.answers = list(answers)
+        self.asked = 0
+
+    def _ask(self, path: Path, blocks: int, seconds: float, pause: float) -> dict[str, Any]:
+        self.asked += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def answer(blocks: list[list[float]], load: float = 0.0) -> dict[str, Any]:
+    return {"blocks": blocks, "memory_mb": 12.0, "other_load": load}
+
+
+def test_the_numbers_of_a_measurement() -> None:
+    timer = Scripted([answer([[1.0, 1.0, 4.0], [2.0, 2.0, 2.0]])])
+    found = timer.measure("unused.onnx")
+    assert isinstance(found, Latency)
+    assert found.blocks_ms == (1.0, 2.0)
+    assert (found.median_ms, found.low_ms, found.high_ms, found.memory_mb) == (2.0, 1.0, 2.0, 12.0)
+    assert found.p95_ms == pytest.approx(3.5)
+    assert found.calm and found.device == "cpu:1"
+    assert found.upper_ms == 2.0  # the slowest block; the device's factor is capped below it
+    assert timer.steadiness.factor == 1.6
+
+
+def test_a_quick_look_teaches_nothing_but_uses_what_is_known() -> None:
+    steadiness = Steadiness()
+    steadiness.note([1.0, 1.5])
+    found = Scripted([answer([[2.0], [2.1]])], steadiness).measure("unused.onnx", thorough=False)
+    assert found.upper_ms == pytest.approx(3.0)
+    assert steadiness.factor == pytest.approx(1.5)
+
+
+def test_a_disturbed_measurement_is_repeated_and_the_calmest_kept() -> None:
+    timer = Scripted([answer([[9.0]], 2.0), answer([[5.0]], 0.9), answer([[4.0]], 0.1), answer([[1.0]])])
+    found = timer.measure("unused.onnx")
+    assert timer.asked == 3 and found.median_ms == 4.0 and found.calm
+
+
+def test_a_machine_that_stays_busy_is_reported_and_not_learned_from() -> None:
+    timer = Scripted([answer([[9.0], [18.0]], 2.0), answer([[5.0], [6.0]], 1.0), answer([[7.0]], 3.0)])
+    found = timer.measure("unused.onnx")
+    assert not found.calm and found.low_ms == 5.0
+    assert timer.asked == 4 and not timer.steadiness.known
+
+
+def test_a_small_file_is_measured(file: Path) -> None:
+    with Timer(CPU) as timer:
+        first, second = timer.measure(file, thorough=False), timer.measure(file, thorough=False)
+    for found in (first, second):
+        assert 0 < found.low_ms <= found.median_ms <= found.high_ms <= found.upper_ms
+        assert found.median_ms <= found.p95_ms
+        assert len(found.blocks_ms) == 5 and found.memory_mb >= 0
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model"])
+def test_a_file_that_cannot_run_is_one_line_and_the_next_one_is_measured(
+    file: Path, tmp_path: Path, content: bytes
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(content)
+    with Timer(CPU) as timer:
+        with pytest.raises(AutomlError, match=r"broken.onnx cannot be run on cpu:1: .+") as error:
+            timer.measure(broken, thorough=False)
+        assert "\n" not in str(error.value)
+        assert timer.measure(file, thorough=False).median_ms > 0
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AutomlError, match=r"none.onnx cannot be run"):
+        measure_latency(tmp_path / "none.onnx", CPU, thorough=False)
+
+
+def test_a_measuring_process_that_dies_is_replaced(file: Path) -> None:
+    with Timer(CPU) as timer:
+        assert timer._child is not None
+        timer._child.kill()
+        timer._child.wait()
+        with pytest.raises(AutomlError, match=r"the measuring process died while it ran small.onnx"):
+            timer.measure(file, thorough=False)
+        assert timer.measure(file, thorough=False).median_ms > 0
+    assert timer._child is None
+
+
+def test_no_process_is_left_behind(file: Path) -> None:
+    with Timer(CPU) as timer:
+        timer.measure(file, thorough=False)
+        child = timer._child
+    assert child is not None and child.returncode is not None
+
+
+def test_a_device_is_named_by_what_a_timing_depends_on() -> None:
+    one, two = device_name(CPU), device_name(Device.parse("cpu:2"))
+    assert one.startswith("cpu-1-") and two.startswith("cpu-2-") and one == device_name(CPU)
+    assert one.replace("-", "").isalnum()

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from automl.search import _ray_cluster, shutdown
+
+
+@pytest.fixture
+def dead() -> int:
+    """The number of a process that is over."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_files_of_killed_processes_are_swept_up(tmp_path: Path, dead: int) -> None:
+    names = [f"amlray-{dead}-abc", f"amlray-{os.getpid()}-abc", "amlray-x-y", "other"]
+    for name in names:
+        (tmp_path / name / "session").mkdir(parents=True)
+    _ray_cluster._sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
+
+
+def test_a_shutdown_without_a_start_is_harmless() -> None:
+    shutdown()
+    shutdown()
+    assert "amlray" not in str(_ray_cluster.scratch_folder())
+
+
+def test_a_long_temporary_folder_is_too_long_for_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/very/long/temporary/folder")
+    assert _ray_cluster._short_folder() == Path("/tmp")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/scr")
+    assert _ray_cluster._short_folder() == Path("/scr")
+
+
+def test_a_start_that_fails_is_told_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no room for sockets")
+
+    monkeypatch.setattr(_ray_cluster, "_start_local", fails)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="Ray did not start: OSError: no room for sockets"):
+            _ray_cluster.ensure_started(1)
+    shutdown()

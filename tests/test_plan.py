@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from automl.candidate import Candidate
+from automl.plan import LEAST_TUNING, SEARCH_SHARE, Clock, PhasedProposer, Refit
+from automl.records import INTERRUPTED
+from automl.search import Proposer
+
+
+def candidate(name: str, strategy: str = "tune") -> Candidate:
+    return Candidate(name, 32, "fp32", strategy)
+
+
+LANDMARKS = [candidate("a", "probe"), candidate("b", "probe")]
+POOL = [candidate("a"), candidate("b"), candidate("c")]
+REFITS = [Refit(candidate("a"), "t0003"), Refit(candidate("b"), "t0004")]
+
+
+class Phases:
+    """A proposer of all phases whose parts remember when they were called."""
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        *,
+        landmarks: Sequence[Candidate] = LANDMARKS,
+        pool: Sequence[Candidate] = POOL,
+        refits: Sequence[Refit] = REFITS,
+        **options: Any,
+    ) -> None:
+        self.clock = clock or Clock(time.monotonic(), None)
+        self.calls: list[str] = []
+        self.told: list[tuple[str, float | None, str]] = []
+        self.lefts: list[float | None] = []
+        self._pool, self._refits = pool, refits
+        self.proposer = PhasedProposer(
+            landmarks, self._make_proposer, self._choose_refits, self.clock, **options
+        )
+
+    def _make_proposer(self) -> Proposer:
+        self.calls.append("search")
+        outer = self
+
+        class Inner(Proposer):
+            def propose(self, busy: Any = (), seconds_left: float | None = None) -> Candidate | None:
+                outer.lefts.append(seconds_left)
+                return super().propose(busy, seconds_left)
+
+            def observe(
+                self, tried: Any, score: Any, violations: Any = None, status: str = "completed", **named: Any
+            ) -> None:
+                outer.told.append((tried.id, score, status))
+                super().observe(tried, score, violations, status, **named)
+
+        return Inner(list(self._pool), explore_share=0.0)
+
+    def _choose_refits(self) -> list[Refit]:
+        self.calls.append("refits")
+        return list(self._refits)
+
+    def next(self) -> Candidate | None:
+        return self.proposer.propose()
+
+    def end(self, tried: Candidate | None, status: str = "completed", error: str | None = None) -> None:
+        assert tried is not None
+        self.proposer.observe(tried, 0.5, {}, status, error=error)
+
+    def run(self) -> list[Candidate]:
+        """One trial after another until none comes."""
+        tried: list[Candidate] = []
+        while (given := self.next()) is not None:
+            tried.append(given)
+            self.end(given)
+        return tried
+
+
+def soon(budget: float = 1000.0, used: float = 0.0, **fields: Any) -> Clock:
+    """A clock of which some seconds are used."""
+    return Clock(time.monotonic() - used, budget, **fields)
+
+
+# Phases
+
+
+def test_landmarks_then_the_pool_then_refits() -> None:
+    phases = Phases()
+    assert phases.run() == [*LANDMARKS, *POOL, *(refit.candidate for refit in REFITS)]
+    assert phases.calls == ["search", "refits"]
+    assert phases.proposer.done
+
+
+def test_the_search_begins_when_all_landmarks_are_known() -> None:
+    phases = Phases()
+    first, second = phases.next(), phases.next()
+    assert [first, second] == LANDMARKS
+    assert phases.next() is None
+    phases.end(second)
+    assert phases.next() is None
+    assert phases.calls == []
+    phases.end(first)
+    assert phases.next() == POOL[0]
+    assert phases.calls == ["search"]
+
+
+def test_without_landmarks_the_search_begins_at_once() -> None:
+    phases = Phases(landmarks=[])
+    assert phases.next() == POOL[0]
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped", "timeout"])
+def test_landmarks_that_end_badly_hold_nothing_up(status: str) -> None:
+    phases = Phases()
+    for _ in LANDMARKS:
+        phases.end(phases.next(), status)
+    assert phases.next() == POOL[0]
+
+
+def test_refits_wait_for_the_last_trial_of_the_search() -> None:
+    phases = Phases(landmarks=[])
+    given = [phases.next() for _ in POOL]
+    assert given == POOL
+    for tried in given:
+        assert phases.next() is None
+        assert phases.calls == ["search"]
+        phases.end(tried)
+    assert phases.next() == REFITS[0].candidate
+
+
+def test_which_refit_was_given_is_known_at_once() -> None:
+    phases = Phases(landmarks=[], pool=POOL[:1])
+    phases.end(phases.next())
+    assert phases.proposer.current is None
+    for refit in REFITS:
+        assert phases.next() == refit.candidate
+        assert phases.proposer.current == refit
+    assert phases.next() is None
+    assert phases.proposer.current is None
+
+
+def test_refits_may_be_left_out() -> None:
+    phases = Phases(refits=REFITS)
+    phases.proposer.refits = False
+    assert phases.run() == [*LANDMARKS, *POOL]
+    assert phases.calls == ["search"]
+    assert phases.proposer.done
+
+
+def test_nothing_to_do_is_done_at_once() -> None:
+    phases = Phases(landmarks=[], pool=[], refits=[])
+    assert phases.next() is None
+    assert phases.proposer.done
+
+
+def test_done_is_not_said_too_early() -> None:
+    phases = Phases()
+    seen = []
+    while (given := phases.next()) is not None:
+        seen.append(phases.proposer.done)
+        phases.end(given)
+    assert not any(seen)
+
+
+# What the search is told
+
+
+def test_the_search_is_told_its_own_results_only() -> None:
+    phases = Phases()
+    phases.run()
+    # Landmarks are known to it when it is made; a refit has no score.
+    assert phases.told == [(tried.id, 0.5, "completed") for tried in POOL]
+
+
+def test_an_interrupted_trial_is_no_result() -> None:
+    phases = Phases(landmarks=[], refits=[])
+    first, second, third = (phases.next() for _ in POOL)
+    phases.end(first, "stopped", INTERRUPTED)
+    phases.end(second, "stopped")
+    phases.end(third)
+    assert [told[0] for told in phases.told] == [POOL[1].id, POOL[2].id]
+    assert phases.next() is None
+    assert phases.proposer.done
+
+
+def test_without_a_budget_the_search_has_no_deadline() -> None:
+    phases = Phases(landmarks=[])
+    phases.next()
+    assert phases.lefts == [None]
+
+
+def test_with_a_budget_the_search_knows_its_time() -> None:
+    phases = Phases(soon(1000.0), landmarks=[])
+    phases.next()
+    (left,) = phases.lefts
+    assert left is not None
+    assert 0 < left <= 1000.0 * SEARCH_SHARE
+
+
+# Time
+
+
+def test_without_a_budget_nothing_ends() -> None:
+    clock = Clock(time.monotonic() - 10**6, None)
+    assert clock.final == math.inf
+    assert clock.search_end == math.inf
+    assert clock.allotment() is None
+
+
+def test_all_trials_end_before_the_reserve() -> None:
+    clock = Clock(100.0, 60.0, reserve=15.0)
+    assert clock.final == 145.0
+
+
+def test_the_search_has_a_share_of_what_is_left_at_the_first_trial() -> None:
+    clock = Clock(100.0, 60.0, reserve=10.0, first_trial=110.0)
+    assert clock.search_end == pytest.approx(110.0 + SEARCH_SHARE * 40.0)
+    clock.extended = True
+    assert clock.search_end == clock.final == 150.0
+
+
+def test_used_counts_what_an_interrupted_run_had_used() -> None:
+    assert Clock(time.monotonic() - 500.0, 600.0).used() >= 500.0
+
+
+@pytest.mark.parametrize("budget", [1.0, 10.0, 60.0, 240.0, 900.0, 7200.0, 86400.0])
+def test_an_allotment_is_a_part_of_the_budget(budget: float) -> None:
+    allotment = Clock(0.0, budget).allotment()
+    assert allotment is not None
+    assert LEAST_TUNING <= allotment <= max(LEAST_TUNING, 0.5 * budget)
+
+
+def test_longer_budgets_give_more_to_each_but_more_trials_too() -> None:
+    budgets = [60.0, 120.0, 240.0, 480.0, 3600.0, 36000.0]
+    allotments = [Clock(0.0, budget).allotment() or 0.0 for budget in budgets]
+    assert allotments == sorted(allotments)
+    shares = [allotment / budget for allotment, budget in zip(allotments, budgets, strict=True)]
+    assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(shares))
+
+
+def test_the_first_trial_starts_the_clock_of_the_search() -> None:
+    phases = Phases(soon(1000.0, used=100.0))
+    before = time.monotonic()
+    phases.next()
+    first = phases.clock.first_trial
+    assert first is not None
+    assert before <= first <= time.monotonic()
+    phases.next()
+    assert phases.clock.first_trial == first
+
+
+def test_when_the_time_of_the_search_is_over_landmarks_are_left_out() -> None:
+    phases = Phases(soon(1000.0, used=600.0, first_trial=time.monotonic() - 500.0))
+    assert phases.next() == REFITS[0].candidate
+    assert phases.calls == ["search", "refits"]
+
+
+def test_a_search_whose_time_is_over_waits_for_what_runs() -> None:
+    phases = Phases(soon(1000.0), landmarks=[])
+    running = phases.next()
+    assert running == POOL[0]
+    phases.clock.first_trial = time.monotonic() - 990.0
+    phases.clock.began = time.monotonic() - 990.0
+    assert phases.next() is None
+    phases.end(running)
+    assert phases.next() == REFITS[0].candidate
+
+
+# With nothing to refit the search goes on
+
+
+def over(budget: float = 1000.0, used: float = 600.0) -> Clock:
+    """A clock on which the search's share is over, but not all time."""
+    return soon(budget, used=used, first_trial=time.monotonic() - used)
+
+
+def test_without_refits_the_rest_of_the_time_is_the_searchs() -> None:
+    phases = Phases(over(), landmarks=[], refits=[])
+    first = phases.next()
+    assert first == POOL[0]
+    assert phases.clock.search_end == phases.clock.final
+    phases.end(first)
+    assert phases.run() == POOL[1:]
+    assert phases.proposer.done
+
+
+def test_the_search_is_opened_again_once() -> None:
+    phases = Phases(over(), landmarks=[], refits=[])
+    phases.run()
+    assert phases.calls.count("search") == 1
+    assert phases.calls.count("refits") <= 2
+    assert phases.next() is None
+
+
+def test_refits_chosen_after_the_search_was_opened_again_take_place() -> None:
+    phases = Phases(over(), landmarks=[], refits=[])
+    tried = phases.next()
+    phases._refits = REFITS
+    phases.end(tried)
+    assert phases.run() == [*POOL[1:], *(refit.candidate for refit in REFITS)]
+
+
+def test_with_refits_the_search_is_not_opened_again() -> None:
+    phases = Phases(over(), landmarks=[])
+    assert phases.run() == [refit.candidate for refit in REFITS]
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        Clock(time.monotonic(), None),  # trials are counted, not seconds
+        soon(1000.0, used=999.0, first_trial=time.monotonic() - 999.0),  # too little is left
+    ],
+)
+def test_where_there_is_no_time_to_give_the_search_stays_closed(clock: Clock) -> None:
+    phases = Phases(clock, landmarks=[], pool=[], refits=[])
+    assert phases.next() is None
+    assert phases.proposer.done
+    assert not clock.extended
+
+
+def test_a_search_that_has_tried_everything_is_not_opened_again() -> None:
+    phases = Phases(soon(1000.0), landmarks=[], refits=[])
+    assert phases.run() == POOL
+    assert phases.proposer.done
+
+
+# How long a refit may take
+
+
+def in_refits(workers: int, refits: Sequence[Refit], budget: float = 1000.0) -> Phases:
+    """A plan that gives out refits, with the first given out."""
+    clock = soon(budget, used=600.0, first_trial=time.monotonic() - 600.0, workers=workers)
+    phases = Phases(clock, landmarks=[], refits=refits)
+    assert phases.next() == refits[0].candidate
+    return phases
+
+
+FOUR = [Refit(candidate(name), f"t000{number}") for number, name in enumerate("abcd", 1)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "refits", "rounds"), [(1, 1, 1), (1, 2, 2), (2, 2, 1), (2, 3, 2), (4, 4, 1), (3, 4, 2)]
+)
+def test_refits_share_what_is_left_in_rounds(workers: int, refits: int, rounds: int) -> None:
+    phases = in_refits(workers, FOUR[:refits])
+    left = phases.clock.final - time.monotonic()
+    seconds = phases.proposer.refit_seconds()
+    assert seconds is not None
+    assert seconds == pytest.approx(left / rounds, abs=5.0)
+
+
+def test_a_refit_has_no_limit_where_trials_are_counted() -> None:
+    phases = Phases(Clock(time.monotonic(), None), landmarks=[], pool=[])
+    phases.next()
+    assert phases.proposer.refit_seconds() is None
+
+
+def test_a_refit_has_a_least_time() -> None:
+    phases = in_refits(1, FOUR, budget=601.0)
+    assert phases.proposer.refit_seconds() == LEAST_TUNING
