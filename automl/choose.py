@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,31 @@ def load_scores(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         with np.load(folder / "scores.npz", allow_pickle=False) as stored:
             return stored["index"], stored["probabilities"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def violations(
+    folder: Path, dataset: Any, objective: Objective, limits: Sequence[Constraint]
+) -> dict[str, float]:
+    """How far a trial is from keeping limits on its quality, at its best operating point on validation scores.
+
+    Args:
+        folder: of the trial.
+        dataset: for labels and class names.
+        objective: what is maximised.
+        limits: on qualities.
+
+    Returns:
+        expression → violation, at most 0 where it holds; empty for a trial without scores.
+    """
+    scores = load_scores(folder)
+    if scores is None:
+        return {}
+    index, probabilities = scores
+    labels = np.asarray(dataset.labels)[index]
+    point = operating_point.choose(probabilities, labels, list(dataset.class_names), objective, list(limits))
+    return dict(point.violations)
 
 
 class Chooser:

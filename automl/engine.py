@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from automl.run import Run, gpus
+from automl.machine import gpus
+from automl.run import Run
 from automl.task import Constraint, Task
 
 

@@ -26,10 +26,12 @@ from search_spaces.backbones import Backbone, BackboneError
 TIMED = ("latency_ms", "latency_p95_ms", "memory_mb")
 COLUMNS = (
     "architecture", "resolution", "precision", "latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m",
-    "memory_mb", "feasible", "basis", "reason",
+    "memory_mb", "latency_upper_ms", "feasible", "basis", "reason",
 )  # fmt: skip
 #: Share of the latency that does not grow with the multiply-accumulates, where only one side was measured.
 _FIXED_SHARE = 0.1
+#: Between these it lies; one measurement decides another side only where both ends agree.
+_FIXED_RANGE = (0.0, 0.4)
 #: Cost over limit up to which, and from which on, a scaled cost decides; in between the side is measured.
 _SURELY_KEPT, _SURELY_BROKEN = 0.87, 1.15
 #: Cost over limit from which on an expectation without any measurement of the network is believed.
@@ -44,8 +46,8 @@ class FeasibilityTable:
     """One row per architecture × resolution × precision.
 
     Attributes:
-        frame: columns :data:`COLUMNS`. ``feasible``: at least one set of limits can be kept. ``basis`` of the
-            costs: ``measured``; ``scaled`` from measured sides of the same network; ``expected`` from other networks;
+        frame: columns :data:`COLUMNS`. ``latency_upper_ms``: in a slow moment of the device. ``feasible``: at least
+            one set of limits can be kept. ``basis`` of the costs: ``measured``; ``scaled`` from measured sides of the same network; ``expected`` from other networks;
             ``counted`` where nothing was timed. ``reason`` says why a row is not feasible.
     """
 
@@ -64,13 +66,13 @@ class _Network:
     measured: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: str | None = None
 
-    def costs(self, side: int) -> tuple[dict[str, float], str]:
+    def costs(self, side: int, fixed: float = _FIXED_SHARE) -> tuple[dict[str, float], str]:
         """Costs of a side and what they rest on; ``low`` is the latency in an undisturbed moment."""
         counted = {"params_m": self.params / 1e6, "macs_m": self.macs[side] / 1e6}
         if side in self.measured:
             return {**counted, **self.measured[side]}, "measured"
         if self.measured:
-            return {**counted, **self._scaled(side)}, "scaled"
+            return {**counted, **self._scaled(side, fixed)}, "scaled"
         # A bound from the weights alone; an export folds batch norms away, some per cent of them at most.
         size = 0.97 * self.params * (4.0 if self.precision == "fp32" else 1.0) / 1e6
         latency = self.expected_rate * self.macs[side]
@@ -78,10 +80,10 @@ class _Network:
         basis = "counted" if math.isnan(latency) else "expected"
         return {**counted, **timed, "size_mb": size}, basis
 
-    def _scaled(self, side: int) -> dict[str, float]:
+    def _scaled(self, side: int, fixed: float) -> dict[str, float]:
         near = sorted(self.measured, key=lambda known: (abs(known - side), known))[:2]
         one = self.measured[near[0]]
-        ratio = _FIXED_SHARE + (1 - _FIXED_SHARE) * self.macs[side] / max(1, self.macs[near[0]])
+        ratio = fixed + (1 - fixed) * self.macs[side] / max(1, self.macs[near[0]])
         if len(near) == 2 and self.macs[near[0]] != self.macs[near[1]]:
             other = self.measured[near[1]]
             slope = (other["low"] - one["low"]) / (self.macs[near[1]] - self.macs[near[0]])
@@ -90,9 +92,11 @@ class _Network:
                 ratio = straight
         return {name: value if name == "size_mb" else value * ratio for name, value in one.items()}
 
-    def load(self, side: int, sets: Sequence[Sequence[Constraint]], factor: float) -> tuple[float, str]:
+    def load(
+        self, side: int, sets: Sequence[Sequence[Constraint]], factor: float, fixed: float = _FIXED_SHARE
+    ) -> tuple[float, str]:
         """Worst cost / limit over the kindest set of limits, and which limit that is; costs not known count as kept."""
-        costs, basis = self.costs(side)
+        costs, basis = self.costs(side, fixed)
         # A limit is hard: it has to hold in a slow moment of the device too.
         costs["latency_ms"] = max(costs["latency_ms"], costs["low"] * factor)
         best: tuple[float, str] = (math.inf, "")
@@ -113,7 +117,8 @@ class _Network:
         if self._counted_load(side, sets) > 1.0:
             return False
         if self.measured:
-            return True if load <= _SURELY_KEPT else False if load >= _SURELY_BROKEN else None
+            loads = [self.load(side, sets, factor, fixed)[0] for fixed in _FIXED_RANGE]
+            return True if max(loads) <= _SURELY_KEPT else False if min(loads) >= _SURELY_BROKEN else None
         return False if load > _HOPELESS else None
 
     def _counted_load(self, side: int, sets: Sequence[Sequence[Constraint]]) -> float:
@@ -193,7 +198,7 @@ def _networks(
                 counted = count_macs(model, middle)
                 macs = {side: round(counted * (side / middle) ** 2) for side in sides}
             params = sum(p.numel() for p in model.parameters())
-        except (BackboneError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever a network does wrong is its own failure
             macs, params = dict.fromkeys(sides, 0), 0
             reason = f"it cannot be built: {' '.join(str(error).split())[:160]}"
         # Each gets its own table of sides: they are judged one by one.
@@ -268,10 +273,55 @@ def _row(
         "resolution": side,
         "precision": network.precision,
         **{name: costs[name] for name in COLUMNS[3:9]},
+        "latency_upper_ms": max(costs["latency_ms"], costs["low"] * factor),
         "feasible": reason is None,
         "basis": basis,
         "reason": reason or "",
     }
+
+
+def measure_tried(
+    frame: pd.DataFrame,
+    triples: Sequence[tuple[str, int, str]],
+    backbones: Sequence[Backbone],
+    classes: int,
+    device: Device,
+    cache: Path,
+    *,
+    deadline: float | None = None,
+) -> pd.DataFrame:
+    """Measure what was tried without any limit on its cost, so that a report can show what it costs.
+
+    Args:
+        frame: of a :class:`FeasibilityTable`.
+        triples: (architecture, resolution, precision), the most interesting first.
+        backbones, classes, device, cache: as in :func:`measure`.
+        deadline: ``time.monotonic()`` after which the rest stays as it is.
+
+    Returns:
+        the frame with the costs that were measured.
+    """
+    by_name = {backbone.name: backbone for backbone in backbones}
+    frame = frame.copy()
+    with Bench(device, classes, cache) as bench:
+        for name, side, precision in triples:
+            if deadline is not None and time.monotonic() > deadline:
+                break
+            row = (
+                frame["architecture"].eq(name)
+                & frame["resolution"].eq(side)
+                & frame["precision"].eq(precision)
+            )
+            if not row.any() or name not in by_name:
+                continue
+            try:
+                costs = bench.costs(by_name[name], precision, side)
+            except (AutomlError, BackboneError):
+                continue  # the table says nothing about it, as before
+            frame.loc[row, ["size_mb", *TIMED]] = [costs[column] for column in ("size_mb", *TIMED)]
+            frame.loc[row, "latency_upper_ms"] = max(costs["latency_ms"], costs["low"] * bench.factor)
+            frame.loc[row, "basis"] = "measured"
+    return frame
 
 
 def closest(frame: pd.DataFrame, sets: Sequence[Sequence[Constraint]]) -> list[bool]:

@@ -20,6 +20,8 @@ from automl.records import INTERRUPTED
 SEARCH_SHARE = 0.5
 #: Share of the same time that the first models on frozen features may take.
 LANDMARK_SHARE = 0.25
+#: Share of a budget for measuring what the tried networks cost where no limit asked for it.
+COSTS_SHARE = 0.02
 #: Least seconds in which a fine-tuning gets anywhere.
 LEAST_TUNING = 6.0
 
@@ -58,6 +60,10 @@ class Clock:
     def used(self) -> float:
         """Seconds since the submit began."""
         return time.monotonic() - self.began
+
+    def late(self) -> bool:
+        """Whether the whole budget is used up."""
+        return self.budget is not None and self.used() > self.budget
 
     def allotment(self) -> float | None:
         """Seconds that one fine-tuning may take: a third of short budgets, less of long ones."""

@@ -23,9 +23,13 @@ RESOLUTIONS = (32, 48, 64, 96, 128, 160, 192, 224)
 FROZEN_METHODS = ("logistic", "linear_probe", "knn")
 
 #: Multiply-accumulates per second of a training step (forward and backward) on one core, an order of size.
-_TRAINING_RATE = 5.5e9
+_TRAINING_RATE = 8e9
 #: Million multiply-accumulates per second of ONNX Runtime on one core, an order of size.
 _INFERENCE_RATE = 18_000.0
+#: Fields of a strategy that do not change what is trained at a given side.
+_NOT_RECIPE = ("name", "version", "order", "summary", "source", "resolution")
+#: Side of the second view of a landmark, at most this share of the first one's.
+_SECOND_SIDE = 0.75
 #: Epochs below which a fine-tuning is visibly unfinished.
 _ENOUGH_EPOCHS = 12.0
 
@@ -76,7 +80,7 @@ def build_pool(
     feasible: dict[tuple[str, str], list[int]] = {}
     for row in table[table["feasible"]].itertuples():
         feasible.setdefault((str(row.architecture), str(row.precision)), []).append(int(row.resolution))
-    pool = []
+    pool: dict[tuple[Any, ...], Candidate] = {}
     for backbone in backbones:
         for precision in ("fp32", "int8"):
             sides = sorted(feasible.get((backbone.name, precision), []))
@@ -86,8 +90,15 @@ def build_pool(
                 if not applicable(strategy, backbone):
                     continue
                 for side in _sides(strategy, sides, size):
-                    pool.append(Candidate(backbone.name, side, precision, strategy.name))
-    return list(dict.fromkeys(pool))
+                    candidate = Candidate(backbone.name, side, precision, strategy.name)
+                    pool.setdefault((candidate.triple, _recipe(strategy)), candidate)
+    return list(pool.values())
+
+
+def _recipe(strategy: Strategy) -> tuple[Any, ...]:
+    """What a strategy does once its resolution is settled; two with the same recipe are one candidate there."""
+    told = strategy.to_dict()
+    return tuple(value for name, value in told.items() if name not in _NOT_RECIPE)
 
 
 def _sides(strategy: Strategy, sides: list[int], size: int) -> list[int]:
@@ -265,3 +276,32 @@ def landmark_candidates(
     first = min(settings, key=lambda s: (s[1].precision != "fp32", s[0], s[1].architecture))
     ordered = [first, *sorted(chosen, key=lambda s: (-s[0], s[1].architecture))]
     return list(dict.fromkeys(candidate for _, candidate in ordered))
+
+
+def second_views(
+    landmarks: Mapping[Candidate, float], table: pd.DataFrame, *, most: int = 2
+) -> list[Candidate]:
+    """The same as the best landmarks at a smaller side, where features see coarser structure.
+
+    Two resolutions of one network err differently, so together they do better than either, for little time.
+
+    Args:
+        landmarks: finished models on frozen features and their scores.
+        table: ``FeasibilityTable.frame``.
+        most: candidates at most, each of another architecture.
+    """
+    chosen: dict[str, Candidate] = {}
+    for candidate in sorted(landmarks, key=lambda c: (-landmarks[c], c.id)):
+        rows = table[
+            table["feasible"]
+            & table["architecture"].eq(candidate.architecture)
+            & table["precision"].eq(candidate.precision)
+            & table["resolution"].le(_SECOND_SIDE * candidate.resolution)
+        ]
+        if candidate.architecture in chosen or rows.empty:
+            continue
+        side = int(rows["resolution"].max())
+        chosen[candidate.architecture] = Candidate(
+            candidate.architecture, side, candidate.precision, candidate.strategy
+        )
+    return [c for c in list(chosen.values())[:most] if c not in landmarks]

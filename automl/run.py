@@ -17,14 +17,10 @@ import numpy as np
 
 from automl.candidate import Candidate
 from automl.errors import AutomlError, InputError
-from automl.plan import LANDMARK_SHARE, Clock, PhasedProposer, Refit
+from automl.machine import trial_resources
+from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.task import Constraint, Task, check_class_names
-
-
-def gpus() -> int:
-    """How many NVIDIA devices this machine has, without loading a driver."""
-    return len([p for p in Path("/dev").glob("nvidia[0-9]*")]) if sys.platform == "linux" else 0
 
 
 class Run:
@@ -204,7 +200,8 @@ class Run:
         macs = float(np.nanmax(self.table.loc[self.table["feasible"], "macs_m"].fillna(100.0)))
         per_image = 3.0 * macs / 22_000 + 0.002
         sets = max(1, len(self.limits))
-        return min(0.3 * self.clock.budget, sets * (5.0 + images * per_image / max(1, self.workers)) + 4.0)
+        own = 3.0 + COSTS_SHARE * self.clock.budget
+        return min(0.3 * self.clock.budget, sets * (4.0 + images * per_image / max(1, self.workers)) + own)
 
     # --- the search -------------------------------------------------------------------------------
 
@@ -251,7 +248,7 @@ class Run:
                 on_result=self._on_result,
                 mode="inprocess" if in_process else "ray",
                 ray_address=ray_address,
-                resources=_resources(self.workers),
+                resources=trial_resources(self.workers),
                 violations=self._violations,
                 listener=display,
             )
@@ -262,14 +259,12 @@ class Run:
 
     def ranked(self) -> Any:
         """The pool's frame, best expected first, with what finished trials tell about the backbones."""
-        from automl.ranking import FROZEN_METHODS, PoolContext, order_pool, pool_frame
+        from automl.ranking import PoolContext, order_pool, pool_frame
         from strategy_pool.ranker import rank
 
         scores: dict[str, float] = {}
-        for spec, outcome in self.finished:
-            if outcome.usable_score is not None and spec.strategy["method"] in FROZEN_METHODS:
-                name = spec.candidate.architecture
-                scores[name] = max(scores.get(name, -1.0), outcome.usable_score)
+        for candidate, score in self._landmark_scores().items():
+            scores[candidate.architecture] = max(scores.get(candidate.architecture, -1.0), score)
         frame = pool_frame(self.pool, self.catalog, self.table, self.backbones)
         ranked = rank(frame, self.past, self.features)
         context = PoolContext(
@@ -277,7 +272,18 @@ class Run:
         )
         return order_pool(ranked, context)
 
+    def _landmark_scores(self) -> dict[Candidate, float]:
+        """Finished models on frozen features and their scores."""
+        from automl.ranking import FROZEN_METHODS
+
+        return {
+            spec.candidate: outcome.usable_score
+            for spec, outcome in self.finished
+            if outcome.usable_score is not None and spec.strategy["method"] in FROZEN_METHODS
+        }
+
     def _make_proposer(self) -> Any:
+        from automl.ranking import second_views
         from automl.search import Proposer
         from strategy_pool.strategy import search_space
 
@@ -285,6 +291,8 @@ class Run:
         ordered.to_parquet(self.folder / "search" / "pool.parquet")
         by_id = {c.id: c for c in self.pool}
         pool = [by_id[name] for name in ordered["candidate"]]
+        if self.use_search:
+            pool = [*second_views(self._landmark_scores(), self.table), *pool]
         if self.rounds:
             pool = [*self.all_landmarks, *pool]
         triples = [c.triple for c in pool]
@@ -391,24 +399,12 @@ class Run:
         return self.sources.get(spec.trial_id, known)
 
     def _violations(self, spec: TrialSpec, outcome: Outcome) -> dict[str, float]:
-        quality = [c for c in self.task.constraints if not c.is_cost]
-        if not quality or outcome.usable_score is None:
-            return {}
-        from automl.choose import load_scores
-        from automl.evaluation import operating_point
+        from automl.choose import violations
 
-        scores = load_scores(Path(spec.folder))
-        if scores is None:
+        limits = [c for c in self.task.constraints if not c.is_cost]
+        if not limits or outcome.usable_score is None:
             return {}
-        index, probabilities = scores
-        point = operating_point.choose(
-            probabilities,
-            np.asarray(self.dataset.labels)[index],
-            self.dataset.class_names,
-            self.task.objective,
-            quality,
-        )
-        return dict(point.violations)
+        return violations(Path(spec.folder), self.dataset, self.task.objective, limits)
 
     # --- the choice -------------------------------------------------------------------------------
 
@@ -417,7 +413,9 @@ class Run:
         from automl.choose import Chooser
         from automl.finish import cost_table
 
-        chooser = Chooser(self.finished, self.dataset, self.task.objective, cost_table(self.table))
+        chooser = Chooser(
+            self.finished, self.dataset, self.task.objective, cost_table(self.table, cautious=True)
+        )
         weights: dict[str, float] = {}
         for limits in self.limits or (self.task.constraints,):
             choices = chooser.choices(limits)
@@ -433,11 +431,35 @@ class Run:
         ]
         return [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]
 
+    def _measure_tried(self) -> None:
+        """Where no limit asked for it: what the networks of the best trials cost, for the report."""
+        from automl import feasibility
+        from automl.home import cache_folder
+
+        sets = [*self.limits, self.task.constraints]
+        scored = [
+            (o.usable_score, s.candidate.triple) for s, o in self.finished if o.usable_score is not None
+        ]
+        if any(c.is_cost for limits in sets for c in limits) or not scored:
+            return
+        seconds = math.inf if self.clock.budget is None else COSTS_SHARE * self.clock.budget
+        self.table = feasibility.measure_tried(
+            self.table,
+            list(dict.fromkeys(triple for _, triple in sorted(scored, reverse=True))),
+            self.backbones,
+            len(self.dataset.class_names),
+            self.task.device,
+            cache_folder("feasibility"),
+            deadline=time.monotonic() + seconds,
+        )
+        self.table.to_parquet(self.folder / "search" / "feasibility.parquet")
+
     def finish(self) -> Any:
         """Export, measure and report for each set of limits."""
         from automl.finish import Finisher
 
         began = time.monotonic()
+        self._measure_tried()
         finisher = Finisher(self, began)
         if not self.limits:
             return finisher.run(self.folder, self.task)
@@ -447,13 +469,6 @@ class Run:
             results.append(finisher.run(folder, replace(self.task, constraints=limits)))
         finisher.index(results)
         return results
-
-
-def _resources(workers: int) -> dict[str, float]:
-    cores = os.cpu_count() or 1
-    found = gpus()
-    share: dict[str, float] = {"cpu": max(1, cores // workers)}
-    return {**share, "gpu": min(1.0, found / workers)} if found else share
 
 
 def _read_task(path: Path, folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 from automl.errors import AutomlError
 from automl.records import Outcome, Progress, TrialSpec
 
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e-4, 10.0)
 _NEIGHBOURS = (1, 3, 5, 10, 20)
 
 
@@ -77,8 +77,7 @@ def iterate_trial(spec: TrialSpec) -> Generator[Progress, None, Outcome]:
     except Exception as error:  # whatever a candidate does wrong is its own failure, not the search's
         status = "timeout" if type(error).__name__ == "OutOfTime" else "failed"
         outcome = state.outcome(status, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    state.finish(outcome)
-    return outcome
+    return state.finish(outcome)
 
 
 class _State:
@@ -123,8 +122,8 @@ class _State:
             error=error,
         )
 
-    def finish(self, outcome: Outcome) -> None:
-        """Write scores and model, then the outcome."""
+    def finish(self, outcome: Outcome) -> Outcome:
+        """Write scores and model, then the outcome, which is ``failed`` where they cannot be written."""
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
         try:
             if self.probabilities is not None and self.index is not None:
@@ -138,6 +137,7 @@ class _State:
                 outcome, status="failed", score=None, error=f"{type(error).__name__}: {str(error)[:300]}"
             )
         _write(self.folder / "outcome.json", outcome.to_dict())
+        return outcome
 
 
 def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:

@@ -1,8 +1,8 @@
 """What every suite of cells shares: arguments, running what is missing, resume, and the files of the table.
 
 A cell is one JSON file, made in a process of its own by a module of ``benchmarks.suites`` (see
-:mod:`benchmarks.child`). Cells and tables are small and belong into git, so that a long run can be spread over days and
-machines; features, decoded images and run folders are scratch.
+:mod:`benchmarks.child`). Cells and tables are small and belong into git, so that a long run can be spread
+over days and machines; features, decoded images and run folders are scratch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: The references train under the allocator settings that the engine gives its workers; they make a step on a CPU some
-#: 1.5 times faster, and that is not what is compared here.
+#: The references train under the allocator settings that the engine gives its workers; they make a step on a
+#: CPU some 1.5 times faster, and that is not what is compared here.
 _KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 #: Data files with such a name are called after their folder.
 _PLAIN_NAMES = frozenset({"images", "data", "dataset", "labels", "manifest"})
+#: A cell that takes so many seconds beside ten times its budget hangs; the others go on without it.
+_PATIENCE = 3600.0
 
 Spec = Mapping[str, Any]
 Cell = Mapping[str, Any]
@@ -54,7 +56,7 @@ class Suite:
 
 
 def run_suite(suite: Suite, argv: Sequence[str]) -> int:
-    """Run the missing cells, write the table, print it. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
+    """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
     from automl.errors import InputError
 
     options = suite.parser.parse_args(argv)
@@ -298,11 +300,17 @@ def _run(spec: Spec, module: str, log: Path) -> int:
     environment.pop("AUTOML_HISTORY", None)
     if not spec["alone"]:
         environment |= _KEEP_PAGES
+    patience = _PATIENCE + 10 * spec["settings"]["budget"]
     with open(log, "w", encoding="utf-8") as out:
-        code = subprocess.run(
-            [sys.executable, "-m", module, str(work / "spec.json")],
-            stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, check=False,
-        ).returncode  # fmt: skip
+        try:
+            code = subprocess.run(
+                [sys.executable, "-m", module, str(work / "spec.json")],
+                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, check=False,
+                timeout=patience,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            code = 1
+            out.write(f"\nit was ended after {patience:.0f} seconds\n")
     if spec["alone"]:
         shutil.rmtree(home, ignore_errors=True)
     return code

@@ -49,7 +49,7 @@ def main(path: str, make: Callable[[Spec], Mapping[str, Any]]) -> int:
 def submit_alone(
     spec: Spec, source: str, *, seed: int, columns: dict[str, str] | None, full: bool = True
 ) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
-    """Submit as a user does, to an empty home folder, and read what the exported model said of the test images.
+    """Submit as a user does, to an empty home folder, and read what the model said of the test images.
 
     Args:
         spec: of the cell.
@@ -59,7 +59,8 @@ def submit_alone(
         full: False for the catalog's order without search, as ``--no-pool``.
 
     Returns:
-        indices of the test images in the submitted data, ascending; class of each; class names; details for the cell.
+        indices of the test images in the submitted data, ascending; class of each; class names; details for
+        the cell.
     """
     from automl.engine import submit
     from automl.task import Task

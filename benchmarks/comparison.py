@@ -17,7 +17,8 @@ class ScoredPart:
 
     Attributes:
         labels: true class, int64 ``[n]``, 0..C-1.
-        groups: int64 ``[n]``; images of one group are not independent. One numbering for all splits of a dataset.
+        groups: int64 ``[n]``; images of one group are not independent. One numbering for all splits of a
+            dataset.
         predicted: method → int64 ``[n]``.
     """
 
@@ -58,9 +59,9 @@ def paired_difference(
     methods, so the interval respects the pairing, images of one part, and images that several splits test.
     A class that a resample misses in a split does not count there.
 
-    Where the splits differ by the images that were learned from (draws of a few), they can be drawn with replacement
-    too, independently of the groups (the pigeonhole bootstrap: Owen 2007, section 4); the interval then also
-    covers the luck of the draw.
+    Where the splits differ by the images that were learned from (draws of a few), they can be drawn with
+    replacement too, independently of the groups (the pigeonhole bootstrap: Owen 2007, section 4); the
+    interval then also covers the luck of the draw.
 
     Args:
         parts: one per split; together at least one image.

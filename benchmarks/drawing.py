@@ -22,10 +22,10 @@ _LINK = "images"
 def draw(labels: np.ndarray, groups: np.ndarray, shots: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw development images; every image of a group that was not touched is a test image.
 
-    Classes are dealt with from the one with the fewest groups on. Of a class, images are taken in random order until
-    there are ``shots``; an image of a new group is passed over where that would leave less than half of the groups of
-    any of its classes for the test, so that a small class gets fewer. A class of a single group is learned and not
-    tested. The other images of a drawn group are left out.
+    Classes are dealt with from the one with the fewest groups on. Of a class, images are taken in random
+    order until there are ``shots``; an image of a new group is passed over where that would leave less than
+    half of the groups of any of its classes for the test, so that a small class gets fewer. A class of a
+    single group is learned and not tested. The other images of a drawn group are left out.
 
     Args:
         labels: int64 ``[N]``, 0..C-1, each class at least once.
@@ -87,8 +87,8 @@ def write_manifest(
     Args:
         dataset: all images.
         development, test: indices from :func:`draw`.
-        folder: of the tables of this dataset; the pictures are reached by a link in it, or lie in it as PNG files
-            where the source is an archive.
+        folder: of the tables of this dataset; the pictures are reached by a link in it, or lie in it as PNG
+            files where the source is an archive.
         name: of the table, without ending.
 
     Returns:

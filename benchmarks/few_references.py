@@ -1,7 +1,8 @@
 """References for a handful of images: logistic regression and nearest neighbours on frozen features.
 
-All that is chosen (backbone, strength, class weights, number and weight of neighbours, scaling) is chosen by one
-cross-validation over the development images, whole groups at a time; test images are looked at once, at the end.
+All that is chosen (backbone, strength, class weights, number and weight of neighbours, scaling) is chosen by
+one cross-validation over the development images, whole groups at a time; test images are looked at once, at
+the end.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from benchmarks.references import STRENGTHS, WEIGHTINGS, Answer, fit_logistic, m
 
 FOLDS = 4
 NEIGHBOURS = (1, 3, 5, 7, 11, 15)
-#: (training features, their labels, other features) → (setting, classes of the others) for each setting, always in
-#: the same order.
+#: (training features, their labels, other features) → (setting, classes of the others) for each setting,
+#: always in the same order.
 Sweep = Callable[[np.ndarray, np.ndarray, np.ndarray], Iterator[tuple[dict[str, Any], np.ndarray]]]
 
 
@@ -43,12 +44,12 @@ class Few:
 
 
 def logistic_by_folds(few: Few) -> Answer:
-    """Standardised features and multinomial logistic regression; C, class weights and backbone by cross-validation."""
+    """Standardised features and logistic regression; C, class weights and backbone by cross-validation."""
     return _by_folds(few, _logistic_sweep)
 
 
 def neighbours_by_folds(few: Few) -> Answer:
-    """Nearest neighbours by the angle between features; k, votes, scaling and backbone by cross-validation."""
+    """Nearest neighbours by angle; k, votes, scaling and backbone by cross-validation."""
     return _by_folds(few, _neighbour_sweep)
 
 
@@ -133,7 +134,8 @@ def _neighbour_sweep(
             nearest = order[:, :k]
             for votes in ("equal", "similarity"):
                 weight = np.take_along_axis(near, nearest, 1)
-                # Votes that fall with the distance 1 - cosine; the nearest decides where several classes are even.
+                # Votes that fall with the distance 1 - cosine; the nearest decides where several classes are
+                # even.
                 weight = (
                     1 / (1 - weight + 1e-6)
                     if votes == "similarity"

@@ -1,4 +1,4 @@
-"""Cells that stay small: labels and groups of a dataset's images once per folder, test images as run lengths."""
+"""Small cells: labels and groups of a dataset once per folder, test images as run lengths."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def pack(
         predicted: class of each of them, int64 ``[n]``.
 
     Returns:
-        ``images`` (the NAME above), ``test`` (run lengths of images outside and inside the test part, in turn) and
-        ``predicted``.
+        ``images`` (the NAME above), ``test`` (run lengths of images outside and inside the test part, in
+        turn) and ``predicted``.
     """
     about = {
         "fingerprint": fingerprint,

@@ -1,8 +1,8 @@
 """Measures exported models again, independently of the engine: standard library, NumPy and ONNX Runtime only.
 
-``python remeasure.py [--rounds 5] [--seconds 0.4] FILE …`` prints one JSON object. All files are measured once in every
-round, each time in another order, with one thread and one image at a time; a file's value is the median over rounds of
-the median of a round.
+``python remeasure.py [--rounds 5] [--seconds 0.4] FILE …`` prints one JSON object. All files are measured
+once in every round, each time in another order, with one thread and one image at a time; a file's value is
+the median over rounds of the median of a round.
 """
 
 from __future__ import annotations

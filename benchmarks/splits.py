@@ -48,7 +48,7 @@ def told(cell: Cell) -> str:
 
 
 def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
-    """Mean scores per dataset and method, the engine's difference to the better other method, and their mean."""
+    """Mean scores per dataset and method, the engine's difference to the better one, and their mean."""
     from benchmarks.comparison import over_datasets
     from benchmarks.tables import compare, head, interval
 

@@ -1,4 +1,4 @@
-"""Tables that compare the engine with other methods on the same test images, and what stands below every table."""
+"""Tables that compare the engine with other methods on the same test images, and their last lines."""
 
 from __future__ import annotations
 

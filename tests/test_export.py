@@ -119,7 +119,9 @@ def test_the_bias_moves_labels_and_not_probabilities(tmp_path: Path) -> None:
     bias = np.array([-1.0, 0.0, 0.5])
     export_onnx(model, 8, tmp_path / "plain.onnx")
     export_onnx(model, 8, tmp_path / "moved.onnx", bias=bias)
-    plain, moved = (run_onnx(tmp_path / f"{n}.onnx", images.numpy(), np.arange(3)) for n in ("plain", "moved"))
+    plain, moved = (
+        run_onnx(tmp_path / f"{n}.onnx", images.numpy(), np.arange(3)) for n in ("plain", "moved")
+    )
     np.testing.assert_array_equal(plain[0], moved[0])
     assert plain[1].tolist() == [0, 1, 0]
     assert moved[1].tolist() == [1, 2, 0]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from automl.data._cache import LAYOUT, disk_errors, need_space
 from automl.data._checks import Facts
-from automl.data._decode import DecodeError, array_image, decode_image, image_size, squash
+from automl.data._decode import image_size
+from automl.data._decoder import Decoded, Decoder
 from automl.data._duplicates import THUMB, components, group_edges, near_duplicates
 from automl.data._listing import Listing
 from automl.data._npz import NpzReader, member_header
@@ -34,17 +34,6 @@ _SIZE_SAMPLE = 2000
 _CHUNK = 16
 
 Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass
-class _Decoded:
-    """One image: pixels uint8 ``[S, S, 3]`` and thumbnail uint8 ``[32, 32]``, or the reason why not."""
-
-    pixels: bytes | None
-    thumb: bytes
-    digest: bytes
-    size: tuple[int, int]
-    reason: str = ""
 
 
 def build(listing: Listing, base: Path, progress: Progress | None) -> None:
@@ -112,8 +101,8 @@ class _Files:
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
 
-    def __getitem__(self, at: int) -> Path:
-        return Path(self.paths[at])
+    def __getitem__(self, at: int) -> str:
+        return self.paths[at]
 
 
 def _reader(listing: Listing, scratch: Path) -> Any:
@@ -141,30 +130,25 @@ def _choose_side(listing: Listing, read: Any) -> int:
     return int(min(MAX_SIDE, max(_MIN_SIDE, side)))
 
 
-def _decode_one(item: Any, side: int) -> _Decoded:
-    try:
-        image = array_image(item) if isinstance(item, np.ndarray) else decode_image(item)
-    except DecodeError as error:
-        return _Decoded(None, b"", b"", (0, 0), str(error))
-    square = squash(image, [side])
-    pixels = square.tobytes()
-    thumb = square.convert("L").resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes()
-    return _Decoded(pixels, thumb, hashlib.blake2b(pixels, digest_size=16).digest(), image.size)
-
-
 def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progress | None) -> dict[str, Any]:
     count = len(listing.names)
     chunks = -(-count // _CHUNK)
 
-    def work(chunk: int) -> list[_Decoded]:
-        return [_decode_one(read[at], side) for at in range(chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK))]
+    def work(chunk: int) -> list[Decoded]:
+        return decoder.chunk([read[at] for at in range(chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK))])
 
     rows = np.full(count, -1, np.int64)
     sizes = np.zeros((count, 2), np.int32)
     seen: dict[bytes, int] = {}
     set_aside = [{"name": name, "reason": reason} for name, reason in listing.set_aside]
     at = 0
-    with open(folder / "images.u8", "wb") as images, open(folder / "thumbs.u8", "wb") as thumbs:
+    if progress is not None:
+        progress(0, count)
+    with (
+        open(folder / "images.u8", "wb") as images,
+        open(folder / "thumbs.u8", "wb") as thumbs,
+        Decoder(side, count, worker_count(), files=listing.kind != "arrays") as decoder,
+    ):
         for decoded in parallel(work, chunks):
             for one in decoded:
                 if one.pixels is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +66,11 @@ class DecodeError(ValueError):
     """An image cannot be read; the message is the reason, a few words."""
 
 
-def decode_image(source: str | Path | bytes) -> Image.Image:
+class TooLarge(Exception):
+    """An image of so many pixels that only one at a time is decoded."""
+
+
+def decode_image(source: str | Path | bytes, *, large: bool = True) -> Image.Image:
     """Read an image as 8-bit RGB.
 
     EXIF orientation is applied, transparency is laid over white, palettes are resolved, 16-bit grey is
@@ -72,8 +78,10 @@ def decode_image(source: str | Path | bytes) -> Image.Image:
 
     Args:
         source: a file, or the bytes of one.
+        large: decode also images of very many pixels, of which a process decodes one at a time.
 
     Raises:
+        TooLarge: it has so many pixels, and ``large`` is False.
         DecodeError: the file is empty, damaged, no image, or has more than :data:`MAX_PIXELS` pixels.
     """
     import struct
@@ -81,30 +89,29 @@ def decode_image(source: str | Path | bytes) -> Image.Image:
 
     try:
         if isinstance(source, bytes):
-            if not source:
-                raise DecodeError("empty file")
             stream: Any = io.BytesIO(source)
         else:
-            path = Path(source)
-            if path.stat().st_size == 0:
-                raise DecodeError("empty file")
-            stream = str(path)
+            stream = str(source)
         _set_limit()
-        with Image.open(stream, formats=[name for name in FORMATS if _known_format(name)]) as image:
+        with Image.open(stream, formats=_known_formats()) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise DecodeError(f"{pixels / 1e6:.0f} megapixels, more than {MAX_PIXELS // 1_000_000}")
             if pixels > _LARGE_PIXELS:
+                if not large:
+                    raise TooLarge
                 with _large:
                     return _rgb(image)
             return _rgb(image)
-    except DecodeError:
+    except (DecodeError, TooLarge):
         raise
     except FileNotFoundError:
         raise DecodeError("file does not exist") from None
     except PermissionError:
         raise DecodeError("no permission to read the file") from None
     except UnidentifiedImageError:
+        if _is_empty(source):
+            raise DecodeError("empty file") from None
         raise DecodeError("not an image that can be read") from None
     except Image.DecompressionBombError:
         raise DecodeError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
@@ -115,12 +122,19 @@ def decode_image(source: str | Path | bytes) -> Image.Image:
         raise DecodeError(f"damaged: {text or type(error).__name__}") from None
 
 
+def _is_empty(source: str | Path | bytes) -> bool:
+    try:
+        return not (len(source) if isinstance(source, bytes) else os.stat(source).st_size)
+    except OSError:
+        return False
+
+
 def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
     """Width and height from the header alone, as stored; None where it cannot be read."""
     try:
         _set_limit()
         stream: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        with Image.open(stream, formats=[name for name in FORMATS if _known_format(name)]) as image:
+        with Image.open(stream, formats=_known_formats()) as image:
             return image.width, image.height
     except Exception:
         # A header that cannot be read is reported when the image itself is decoded.
@@ -153,10 +167,11 @@ def _set_limit() -> None:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 
-def _known_format(name: str) -> bool:
-    if name not in Image.OPEN:
-        Image.init()
-    return name in Image.OPEN
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of :data:`FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_opening = threading.Lock()
+
 
 class _Locks:
     """The two lock files, opened once per process."""
@@ -29,6 +31,12 @@ class _Locks:
 
     def open(self) -> bool:
         if self.pid == os.getpid():
+            return self.lock >= 0
+        with _opening:
+            return self._open()
+
+    def _open(self) -> bool:
+        if self.pid == os.getpid():  # another thread was first
             return self.lock >= 0
         self.guard = threading.Lock()
         self.holders, self.depth = 0, threading.local()
@@ -46,6 +54,9 @@ class _Locks:
 
 
 _locks = _Locks()
+os.register_at_fork(
+    before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release
+)
 
 
 @contextmanager
@@ -56,10 +67,10 @@ def working() -> Iterator[None]:
         return
     depth = getattr(_locks.depth, "value", 0)
     if depth == 0:
+        fcntl.flock(_locks.gate, fcntl.LOCK_SH)  # stops here while a measurer waits
+        fcntl.flock(_locks.gate, fcntl.LOCK_UN)
         with _locks.guard:
             if _locks.holders == 0:
-                fcntl.flock(_locks.gate, fcntl.LOCK_SH)  # stops here while a measurer waits
-                fcntl.flock(_locks.gate, fcntl.LOCK_UN)
                 fcntl.flock(_locks.lock, fcntl.LOCK_SH)
             _locks.holders += 1
     _locks.depth.value = depth + 1

@@ -97,6 +97,7 @@ def fine_tune(
     model = initial or _start(
         dataset, fold, backbone, strategy, resolution, shared, threads, device, deadline
     )
+    torch.manual_seed(seed)  # building and exporting the frozen network may have drawn, or not
     choose_parameters(model.body.backbone, strategy)
     model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches: Batches

@@ -36,7 +36,7 @@ class Drawn:
 
 
 def engine(spec: Spec, drawn: Drawn) -> tuple[Answer, float]:
-    """Submit a table that names the drawn images ``train`` and the others ``test``; the engine validates as it likes."""
+    """Submit a table that names the drawn images ``train`` and the others ``test``, and no ``validation``."""
     identity, dataset = spec["identity"], drawn.dataset
     table, rows = write_manifest(
         dataset,

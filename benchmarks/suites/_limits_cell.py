@@ -30,7 +30,7 @@ def sha256(path: Path) -> str:
 
 
 def run_cell(spec: Spec) -> dict[str, Any]:
-    """Submit, as a user does; returns exit code, reported costs and limits, and the exported file's size and digest.
+    """Submit as a user does; returns exit code, reported costs and limits, and the file's size and digest.
 
     Raises:
         InputError: the command was refused.

@@ -1,6 +1,7 @@
 """Ablation: the full engine against ``--no-pool``, on the same datasets, splits and budget.
 
-Without the pool there is no ranking by history and by first trials and no search: the catalog is tried in its own order.
+Without the pool there is no ranking by history and by first trials and no search: the catalog is tried in its
+own order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TITLES = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the missing cells, write the table, print it. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
+    """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
     suite = Suite(
         name=NAME,
         module="benchmarks.suites._quality_cell",

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,14 +198,14 @@ def _cell(spec: Mapping[str, Any], failed: list[str]) -> dict[str, Any] | None:
 
         opened = steps.get("whole set, twice", both)
         side = int(opened["first"]["side"])
-        parts = [
-            steps.get(f"speed, part {n}", lambda n=n, rows=rows: _pair(steps, whole.some(rows), side, n, fresh))
-            for n, rows in enumerate(_parts(len(whole.names), settings["parts"], settings["seed"]), 1)
-        ]  # fmt: skip
-        grown = {
-            kind: [steps.get(f"{kind} {n}", lambda k=kind, n=n: by_size(k, n)) for n in settings[option]]
-            for kind, option in (("size", "sizes"), ("repeat", "repeat"))
-        }
+        parts = []
+        for number, rows in enumerate(_parts(len(whole.names), settings["parts"], settings["seed"]), 1):
+            pair = partial(_pair, steps, whole.some(rows), side, number, fresh)
+            parts.append(steps.get(f"speed, part {number}", pair))
+        grown: dict[str, list[dict[str, Any]]] = {"size": [], "repeat": []}
+        for kind, option in (("size", "sizes"), ("repeat", "repeat")):
+            for count in settings[option]:
+                grown[kind].append(steps.get(f"{kind} {count}", partial(by_size, kind, count)))
         submits = None
         if settings["submit"] is not None:
             submits = steps.get("two submits", lambda: _submits(steps, spec, table))
@@ -302,11 +303,13 @@ def figures(
         pairs.append(
             {"images": engine["images"], "bare": round(rate, 1), "decoding": round(decoding, 1),
              "intake": round(whole, 1), "decoding_ratio": round(decoding / rate, 4),
-             "intake_ratio": round(whole / rate, 4)}
+             "intake_ratio": round(whole / rate, 4),
+             "cpu_ratio": round(alone["cpu"] / alone["images"] / (engine["cpu"] / engine["images"]), 4)}
         )  # fmt: skip
     mean_bare = len(pairs) / sum(1 / pair["bare"] for pair in pairs)
     median = {
-        key: round(float(np.median([p[key] for p in pairs])), 4) for key in ("decoding_ratio", "intake_ratio")
+        key: round(float(np.median([p[key] for p in pairs])), 4)
+        for key in ("decoding_ratio", "intake_ratio", "cpu_ratio")
     }
     whole_set = {
         "images": first["images"],
@@ -385,7 +388,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         "only this process maps.",
         "Pillow alone: open, convert to RGB, resize, on a pool of as many threads as there are cores; files were read "
         "once before. *decoding*: while images are decoded; *intake*: until the data set is ready, with the search "
-        "for copies and the splits.",
+        "for copies and the splits. *CPU ratio*: processor seconds per image of Pillow alone / of the whole intake, "
+        "which other work on the machine disturbs least.",
         f"{describe(summary['environment'])}.",
         "",
     ]
@@ -403,26 +407,29 @@ def _section(cell: Mapping[str, Any]) -> list[str]:
         f"{whole['peak_mb']:.0f} MB (USS {whole['uss_mb']:.0f} MB), {whole['start_mb']:.0f} MB of them before the "
         f"start. Opened again in {cell['second_opening_seconds']:.2f} s.",
         "",
-        "| part | images | Pillow alone /s | decoding /s | intake /s | decoding ratio | intake ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| part | images | Pillow alone /s | decoding /s | intake /s | decoding ratio | intake ratio | CPU ratio |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for number, part in enumerate(speed["parts"], 1):
         lines.append(
             f"| {number} | {part['images']} | {part['bare']:.0f} | {part['decoding']:.0f} | {part['intake']:.0f} | "
-            f"{part['decoding_ratio']:.2f} | {part['intake_ratio']:.2f} |"
+            f"{part['decoding_ratio']:.2f} | {part['intake_ratio']:.2f} | {part['cpu_ratio']:.2f} |"
         )
     median = speed["median"]
-    lines += [f"| median | | | | | {median['decoding_ratio']:.2f} | {median['intake_ratio']:.2f} |", ""]
+    lines += [
+        f"| median | | | | | {median['decoding_ratio']:.2f} | {median['intake_ratio']:.2f} | "
+        f"{median['cpu_ratio']:.2f} |",
+        "",
+    ]
     for kind, title in (("size", "Different images"), ("repeat", "By reference")):
         growth = cell["growth"][kind]
         if not growth["steps"]:
             continue
         lines += [
-            f"| {title} | stored | seconds | peak MB | USS MB | bytes per image above the start |",
-            "|---|---|---|---|---|---|",
+            f"| {title} | stored | seconds | peak MB | USS MB |",
+            "|---|---|---|---|---|",
             *(
-                f"| {s['images']} | {s['stored']} | {s['seconds']:.1f} | {s['peak_mb']:.0f} | {s['uss_mb']:.0f} | "
-                f"{s['bytes_per_image']:.0f} |"
+                f"| {s['images']} | {s['stored']} | {s['seconds']:.1f} | {s['peak_mb']:.0f} | {s['uss_mb']:.0f} |"
                 for s in growth["steps"]
             ),
         ]

@@ -1,7 +1,7 @@
 """Few images: the engine against the two things that are done with a handful of images per class.
 
-Every (dataset, shots, draw, method) is one cell. A draw takes some images of each class for development and leaves
-all that has nothing to do with them for the test (:func:`benchmarks.drawing.draw`).
+Every (dataset, shots, draw, method) is one cell. A draw takes some images of each class for development and
+leaves all that has nothing to do with them for the test (:func:`benchmarks.drawing.draw`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TITLES = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the missing cells, write the table, print it. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
+    """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
     suite = Suite(
         name=NAME,
         module="benchmarks.suites._fewshot_cell",
@@ -100,8 +100,8 @@ def _shots(text: str) -> list[int]:
 def summarise(cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
     """Mean scores per dataset, shots and method, and the engine's difference to the better reference.
 
-    The intervals resample draws and groups of test images. Beside them stand the mean differences over the datasets for
-    each number of shots.
+    The intervals resample draws and groups of test images. Beside them stand the mean differences over the
+    datasets for each number of shots.
     """
     from benchmarks.comparison import over_datasets
     from benchmarks.tables import compare, head, interval

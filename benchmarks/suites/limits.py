@@ -1,8 +1,8 @@
 """Limits: does a file that is reported to keep its limits keep them when another program measures it?
 
-Every random set of limits is one cell: one ``automl submit``. Afterwards every file that was reported ok is measured
-again by :mod:`benchmarks.remeasure`, which shares no code with the engine. A set that cannot be kept must end with exit
-code 3 and a model all the same.
+Every random set of limits is one cell: one ``automl submit``. Afterwards every file that was reported ok is
+measured again by :mod:`benchmarks.remeasure`, which shares no code with the engine. A set that cannot be kept
+must end with exit code 3 and a model all the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ROUNDS = 5
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the missing cells, measure again, write the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
+    """Run and measure what is missing, write the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
     suite = Suite(
         name=NAME,
         module="benchmarks.suites._limits_cell",
@@ -83,8 +83,8 @@ def draw_limits(
 ) -> tuple[str, list[str]]:
     """One set: its kind (``possible`` or ``impossible``) and its expressions.
 
-    Limits are log-uniform in their ranges; three sets in five limit both latency and size, one in five only latency,
-    one in five only size. Every tenth has one limit that nothing keeps.
+    Limits are log-uniform in their ranges; three sets in five limit both latency and size, one in five only
+    latency, one in five only size. Every tenth has one limit that nothing keeps.
     """
     import numpy as np
 
@@ -204,8 +204,8 @@ def judge(cell: Cell, record: Mapping[str, Any] | None) -> str:
     """``kept``, ``latency broken``, ``size broken``, ``size wrong``, ``not measured``, ``none, with a model`` or
     ``none, without a model``.
 
-    A latency limit is kept where the latency measured again is at most :data:`TOLERANCE` times the limit, a size limit
-    where the bytes of the file are; the reported size must be that of the file to the byte.
+    A latency limit is kept where the latency measured again is at most :data:`TOLERANCE` times the limit, a
+    size limit where the bytes of the file are; the reported size must be that of the file to the byte.
     """
     if cell["exit_code"] != 0:
         return "none, with a model" if cell["model"] else "none, without a model"

@@ -100,7 +100,7 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
             "weights_dirs": [str(Path(folder).resolve()) for folder in options.weights_dir],
             "target": str(out / "cells" / f"{name}.json"),
         }  # fmt: skip
-        target = Path(spec["target"])
+        target = out / "cells" / f"{name}.json"
         if target.exists() and json.loads(target.read_text())["settings"] != settings:
             raise InputError(f"{target} was measured with other settings; use another --out or remove it")
         specs.append(spec)

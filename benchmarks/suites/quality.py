@@ -1,7 +1,7 @@
 """Quality: the engine against what a practitioner does by hand, on several datasets and splits.
 
-Every (dataset, split, method) is one cell. The table compares the engine with the better reference of each dataset by a
-paired group bootstrap.
+Every (dataset, split, method) is one cell. The table compares the engine with the better reference of each
+dataset by a paired group bootstrap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TITLES = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the missing cells, write the table, print it. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
+    """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
     suite = Suite(
         name=NAME,
         module="benchmarks.suites._quality_cell",
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def summarise(cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
-    """Mean scores per dataset and method, and the engine's difference to the better reference with its interval."""
+    """Mean scores per dataset and method, and the engine's difference to the better reference."""
     return splits.summarise(NAME, cells, resamples=resamples)
 
 

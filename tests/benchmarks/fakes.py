@@ -57,7 +57,11 @@ def replace_child(
 
     def fake(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         if module not in command:
-            return real(command, **options) if "-P" in command else subprocess.CompletedProcess(command, 1, "", "")
+            return (
+                real(command, **options)
+                if "-P" in command
+                else subprocess.CompletedProcess(command, 1, "", "")
+            )
         spec = json.loads(Path(command[-1]).read_text())
         names.append(spec["label"])
         assert options["env"]["AUTOML_HOME"].startswith(spec["shared"])

@@ -89,3 +89,20 @@ def test_datasets_are_averaged() -> None:
 def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(ValueError, match="no test images"):
         paired_difference([], "a", "b")
+
+
+def test_the_luck_of_the_draw_widens_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for right in (0.95, 0.6, 0.9, 0.65, 0.8):  # of the first method, by draw
+        labels = np.arange(400) % 2
+        first = np.where(rng.random(400) < right, labels, 1 - labels)
+        second = np.where(rng.random(400) < 0.7, labels, 1 - labels)
+        parts.append(ScoredPart(labels, np.arange(400), {"a": first, "b": second}))
+    fixed = paired_difference(parts, "a", "b", resamples=1000)
+    drawn = paired_difference(parts, "a", "b", resamples=1000, resample_parts=True)
+    assert drawn.mean == fixed.mean
+    assert drawn.high - drawn.low > 2 * (fixed.high - fixed.low)
+    assert drawn.low < drawn.mean < drawn.high
+    alone = paired_difference(parts[:1], "a", "b", resamples=1000, resample_parts=True)
+    assert np.isfinite(alone.samples).all()

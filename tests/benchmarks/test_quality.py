@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def test_a_failed_cell_is_told_and_the_others_go_on(
     assert quality.run(arguments) == 1
     assert len(called) == 6
     assert "it fell over" in capsys.readouterr().err
+
+
+def test_a_cell_that_hangs_is_ended(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(spec: dict[str, Any]) -> dict[str, Any]:
+        raise subprocess.TimeoutExpired("child", 6000)
+
+    called = replace_child(monkeypatch, MODULE, make)
+    assert quality.run([*arguments, "--methods", "engine"]) == 1
+    assert called == ["parts-0-engine", "parts-1-engine"]
+    assert "it was ended after 6000 seconds" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused_before_anything_runs(

@@ -119,7 +119,7 @@ def test_killed_while_decoding_leaves_nothing_half(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "s", {"a": 40, "b": 40})
     code = (
         "import sys, time\nfrom automl.data import load_dataset\n"
-        "def stop(done, total):\n    print(done, flush=True)\n    time.sleep(60)\n"
+        "def stop(done, total):\n    if done:\n        print(done, flush=True)\n        time.sleep(60)\n"
         "load_dataset(sys.argv[1], cache_dir=sys.argv[2], progress=stop)"
     )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "c")]

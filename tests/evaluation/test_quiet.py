@@ -24,10 +24,11 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """Lock files of this test alone: other programs on this machine must not disturb it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(module, "_locks", module._Locks())
+    assert module._locks.open()
+    opened = module._locks.gate, module._locks.lock
     yield
-    for handle in (module._locks.gate, module._locks.lock):
-        if handle >= 0:
-            os.close(handle)
+    for handle in opened:
+        os.close(handle)
 
 
 def is_quiet() -> bool:
@@ -147,24 +148,16 @@ def test_a_child_of_a_working_process_has_its_own_share() -> None:
 
 
 def _stream(started: Event, stop: Event) -> None:
-    """Steps that overlap without a gap, as several trials make them."""
-
-    def steps() -> None:
-        while not stop.is_set():
-            with working():
-                started.set()
-                stop.wait(0.01)
-
-    threads = [threading.Thread(target=steps) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
+    """One step after the other, as a trial makes them."""
+    while not stop.is_set():
+        with working():
+            started.set()
+            stop.wait(0.01)
 
 
 def test_a_stream_of_steps_does_not_starve_a_measurement() -> None:
     started, stop = FORK.Event(), FORK.Event()
-    streams = [FORK.Process(target=_stream, args=(started, stop)) for _ in range(2)]
+    streams = [FORK.Process(target=_stream, args=(started, stop)) for _ in range(3)]
     for stream in streams:
         stream.start()
     try:
@@ -179,5 +172,6 @@ def test_a_stream_of_steps_does_not_starve_a_measurement() -> None:
 
 def test_without_a_place_for_locks_everything_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere/at/all")
+    monkeypatch.setattr(module, "_locks", module._Locks())
     with working(), quiet_machine(timeout=0.05) as quiet:
         assert not quiet

@@ -175,7 +175,9 @@ def test_an_unknown_name_suggests_what_is_there(tmp_path: Path) -> None:
 def test_an_unknown_tag_of_a_known_model_suggests_one_that_exists() -> None:
     line = only_line(find_backbones(names=["resnet18.a1_in2k"])[1])
     assert "timm has no weights 'resnet18.a1_in2k'; did you mean 'resnet18.a" in line
-    assert "; known: resnet18." in only_line(find_backbones(names=["resnet18.qqqqqqqqqqqqqqqqqqqqqqqqqqqqqq"])[1])
+    assert "; known: resnet18." in only_line(
+        find_backbones(names=["resnet18.qqqqqqqqqqqqqqqqqqqqqqqqqqqqqq"])[1]
+    )
 
 
 def test_a_model_without_published_weights_says_how_to_choose_one() -> None:

@@ -39,7 +39,7 @@ def test_shape_and_range(policy: str, side: int) -> None:
     out = augmented(policy, pictures(5), side)
     assert out.shape == (5, 3, side, side)
     assert out.dtype == torch.float32
-    assert 0 <= float(out.min()) and float(out.max()) <= 255
+    assert float(out.min()) >= 0 and float(out.max()) <= 255
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -145,7 +145,7 @@ def test_mixed_targets_sum_to_one(mixup: float, cutmix: float, count: int, class
     assert torch.equal(images, before)
     torch.testing.assert_close(targets.sum(1), torch.ones(count))
     assert float(targets.min()) >= 0
-    assert 0 <= float(mixed.min()) and float(mixed.max()) <= 255 + 1e-3
+    assert float(mixed.min()) >= 0 and float(mixed.max()) <= 255 + 1e-3
     if not (mixup or cutmix):
         assert mixed is images
 

@@ -108,7 +108,7 @@ def test_a_passed_deadline_raises_and_keeps_what_was_done(
     data: Dataset, tiny: Backbone, tmp_path: Path
 ) -> None:
     frozen_features(data, tiny, 32, "last", tmp_path, indices=np.array([0]))
-    with pytest.raises(OutOfTime, match="features of tiny.random at 32 px need more time than is left"):
+    with pytest.raises(OutOfTime, match=r"features of tiny\.random at 32 px need more time than is left"):
         frozen_features(data, tiny, 32, "last", tmp_path, deadline=time.monotonic() - 1)
     table = frozen_features(
         data, tiny, 32, "last", tmp_path, indices=np.array([0]), deadline=time.monotonic() - 1

@@ -92,9 +92,9 @@ def test_losses_are_finite_positive_and_fall_along_their_gradient(
     loss_of = make_loss(name, np.array(counts), smoothing=smoothing)
     loss = loss_of(logits, targets)
     loss.backward()
-    assert math.isfinite(float(loss)) and float(loss) >= 0
+    assert math.isfinite(loss.item()) and loss.item() >= 0
     assert logits.grad is not None and torch.isfinite(logits.grad).all()
-    assert float(loss_of(logits.detach() - 1e-2 * logits.grad, targets)) <= float(loss) + 1e-6
+    assert float(loss_of(logits.detach() - 1e-2 * logits.grad, targets)) <= loss.item() + 1e-6
 
 
 def test_an_unknown_loss_is_refused() -> None:

@@ -1,0 +1,50 @@
+"""Many texts in one block of bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automl.data._texts import Texts
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=30))
+def test_holds_what_was_put_in(words: list[str]) -> None:
+    texts = Texts.of(words)
+    assert list(texts) == words
+    assert [texts[at] for at in range(len(texts))] == words
+    assert texts == words
+    assert texts[1:4] == words[1:4]
+    assert list(texts.with_prefix("p/")) == [f"p/{word}" for word in words]
+
+
+def test_is_saved_and_mapped(tmp_path: Path) -> None:
+    words = ["bad/000.png", "", "übel/\udcff.png", "x" * 5000]
+    Texts.of(words).save(tmp_path, "names")
+    texts = Texts.open(tmp_path, "names", "/data/")
+    assert isinstance(texts.block, np.memmap)
+    assert list(texts) == [f"/data/{word}" for word in words]
+    Texts.of([""]).save(tmp_path, "empty")
+    assert list(Texts.open(tmp_path, "empty")) == [""]
+
+
+def test_some_of_them() -> None:
+    texts = Texts.of(str(n) for n in range(9)).with_prefix("n")
+    assert list(texts.take(np.array([2, 7]))) == ["n2", "n7"]
+    assert texts.take(np.arange(9)) is texts
+    assert texts[-1] == "n8"
+    assert texts != ["n1"]
+    with pytest.raises(IndexError):
+        texts[9]
+
+
+def test_blocks_are_crossed() -> None:
+    words = [f"file-{n}" for n in range(10_000)]
+    assert list(Texts.of(words)) == words
+    assert os.fsencode(Texts.of(words)[9_999]) == b"file-9999"
