@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from automl.machine import gpus
 from automl.run import Run
 from automl.task import Constraint, Task
@@ -55,6 +57,9 @@ def submit(
     if task.max_trials is not None and workers is None:
         run.workers = min(run.workers, 2)
     run.open()
+    # Ray forks this process while the data are read, and OpenBLAS stops its threads at a fork: a product that is just
+    # being computed would wait for them for ever. With one thread there is nobody to wait for.
+    one_thread = threadpool_limits(1, user_api="blas")
     if not in_process:
         from automl.search import prestart
 
@@ -70,6 +75,7 @@ def submit(
         return run.finish()
     finally:
         run.close()
+        one_thread.restore_original_limits()
         if not in_process and ray_address is None:
             from automl.search import shutdown
 

@@ -176,7 +176,7 @@ def sources(options: argparse.Namespace) -> list[Source]:
     for folder in options.weights_dir:
         if not Path(folder).is_dir():
             raise InputError(f"weights folder '{folder}' does not exist or is not a folder")
-    paths = _paths(options.data)
+    paths = source_paths(options.data)
     columns = _columns(options.column, list(paths))
     return [
         Source(name, path, {"budget": budget, "backbones": options.backbone, "columns": columns[name]})
@@ -218,7 +218,7 @@ def make_spec(
     }
 
 
-def _paths(texts: Sequence[str]) -> dict[str, Path]:
+def source_paths(texts: Sequence[str]) -> dict[str, Path]:
     from automl.errors import InputError
 
     found: dict[str, Path] = {}

@@ -91,7 +91,7 @@ def _numbers(text: str, option: str) -> list[int]:
 def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
     from automl.errors import InputError
     from automl.task import Budget
-    from benchmarks.cells import _paths
+    from benchmarks.cells import source_paths
     from benchmarks.environment import environment
 
     if options.parts < 1:
@@ -118,7 +118,7 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
             "dataset": name, "source": str(source), "settings": settings, "work": str(out / name),
             "weights_dirs": [str(Path(folder).resolve()) for folder in options.weights_dir],
         }
-        for name, source in _paths(options.data).items()
+        for name, source in source_paths(options.data).items()
     ]  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import remeasure
 from benchmarks.cells import (
     Cell,
     Spec,
@@ -40,6 +39,8 @@ TOLERANCE = 1.05
 _IMPOSSIBLE_EVERY = 10
 _IMPOSSIBLE = {"latency_ms": (1e-4, 1e-3), "size_mb": (1e-4, 1e-3)}
 _FOLDER = "remeasured"
+#: The separate program; it imports nothing of the engine, and is not imported here either.
+_REMEASURE = Path(__file__).resolve().parents[1] / "remeasure.py"
 _ROUNDS = 5
 
 
@@ -166,7 +167,7 @@ def measure_again(specs: Sequence[Spec]) -> None:
         return
     print(f"measuring {len(files)} files again, {_ROUNDS} rounds …", file=sys.stderr, flush=True)
     # Without this module's folder on the path: nothing of the project can be imported.
-    program = [sys.executable, "-P", str(Path(remeasure.__file__).resolve()), "--rounds", str(_ROUNDS)]
+    program = [sys.executable, "-P", str(_REMEASURE), "--rounds", str(_ROUNDS)]
     done = subprocess.run([*program, *files], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
     from automl.errors import InputError
     from automl.task import Budget
-    from benchmarks.cells import _paths
+    from benchmarks.cells import source_paths
 
     budget = Budget.parse(options.budget).seconds
     if not options.data and not options.empty:
@@ -94,7 +94,7 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
         "workers": options.workers, "seed": options.seed,
     }  # fmt: skip
     specs = []
-    for name, source in _paths(options.data).items():
+    for name, source in source_paths(options.data).items():
         spec = {
             "dataset": name, "source": str(source), "settings": settings, "work": str(out / name),
             "weights_dirs": [str(Path(folder).resolve()) for folder in options.weights_dir],
