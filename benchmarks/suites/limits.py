@@ -27,7 +27,6 @@ from benchmarks.cells import (
     sources,
     write_text,
 )
-from benchmarks.suites import _limits_cell
 
 NAME = "limits"
 SUMMARY = "Random limits on latency and size, and the exported files measured again by another program."
@@ -150,6 +149,7 @@ def measure_again(specs: Sequence[Spec]) -> None:
         AutomlError: the program that measures failed.
     """
     from automl.errors import AutomlError
+    from benchmarks.suites import _limits_cell
 
     files: dict[str, Spec] = {}
     missing = False
