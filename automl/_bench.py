@@ -25,12 +25,14 @@ class Bench:
         device: the models will run on.
         classes: of the task; they decide the size of the head.
         cache: folder of measurements.
+        learn: take some seconds to learn how steady the device is, where nothing is known of it.
     """
 
-    def __init__(self, device: Device, classes: int, cache: Path) -> None:
+    def __init__(self, device: Device, classes: int, cache: Path, *, learn: bool = True) -> None:
         self.folder = cache / device_name(device)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.classes = classes
+        self._learn = learn
         self.timer = Timer(device, steadiness(cache, device))
         self._models: dict[str, Any] = {}
 
@@ -78,7 +80,7 @@ class Bench:
             file = Path(scratch) / "untrained.onnx"
             info = export_onnx(self._models[backbone.name], side, file, precision=precision)
             # The first file of all also shows how steady the device is.
-            latency = self.timer.measure(file, thorough=not self.timer.steadiness.known)
+            latency = self.timer.measure(file, thorough=self._learn and not self.timer.steadiness.known)
             if latency.high_ms > 1.15 * latency.low_ms or not latency.calm:
                 again = self.timer.measure(file, thorough=False)
                 latency = min(latency, again, key=lambda seen: (not seen.calm, seen.median_ms))

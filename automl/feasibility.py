@@ -303,7 +303,7 @@ def measure_tried(
     """
     by_name = {backbone.name: backbone for backbone in backbones}
     frame = frame.copy()
-    with Bench(device, classes, cache) as bench:
+    with Bench(device, classes, cache, learn=False) as bench:
         for name, side, precision in triples:
             if deadline is not None and time.monotonic() > deadline:
                 break

@@ -270,12 +270,17 @@ def landmark_candidates(
             (s for s in settings if s[1].architecture == name),
             key=lambda s: (s[1].precision != "fp32", -s[1].resolution),
         )
-        fitting = [s for s in mine if images * s[0] / _INFERENCE_RATE <= share]
+        fitting = [s for s in mine if frozen_seconds(images, s[0]) <= share]
         if mine:
             chosen.append(fitting[0] if fitting else min(mine, key=lambda s: s[0]))
     first = min(settings, key=lambda s: (s[1].precision != "fp32", s[0], s[1].architecture))
     ordered = [first, *sorted(chosen, key=lambda s: (-s[0], s[1].architecture))]
     return list(dict.fromkeys(candidate for _, candidate in ordered))
+
+
+def frozen_seconds(images: int, macs_m: float) -> float:
+    """Seconds on one core, an order of size, for the frozen features of so many images."""
+    return images * macs_m / _INFERENCE_RATE
 
 
 def second_views(

@@ -212,6 +212,7 @@ class Run:
 
         began = time.monotonic()
         self.rounds = self.workers if self.task.max_trials is not None else None
+        self.macs = {(r.architecture, r.resolution, r.precision): r.macs_m for r in self.table.itertuples()}
         span = self.clock.final - time.monotonic()
         landmarks = landmark_candidates(
             self.backbones,
@@ -327,9 +328,13 @@ class Run:
         return proposer
 
     def _cost_hint(self, candidate: Candidate) -> float:
+        from automl.ranking import FROZEN_METHODS, frozen_seconds
+
         method = self.catalog[candidate.strategy].method
-        if method in ("logistic", "linear_probe", "knn"):
-            return 3.0
+        if method in FROZEN_METHODS:
+            # Where the features are there already it is quicker; one that cannot end leaves nothing.
+            macs = self.macs.get(candidate.triple, 100.0)
+            return 4.0 + 1.5 * frozen_seconds(len(self.dataset.indices("development")), macs)
         # Once a fine-tuning cannot have half of its time any more, what is left goes to the refits.
         return 0.5 * (self.clock.allotment() or 0.0)
 

@@ -80,7 +80,10 @@ def submit_alone(
     names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["classes"]
     order = np.argsort(index)
     told = result.to_dict()
-    details = {key: told.get(key) for key in ("winner", "members", "trials", "seconds")}
+    details = {key: told.get(key) for key in ("winner", "trials", "seconds")}
+    # Without the recipes and the folders of weights, which are those of one machine.
+    kept = ("candidate", "weight", "refit")
+    details["members"] = [{key: m.get(key) for key in kept} for m in told.get("members") or []]
     return index[order], predicted[order], names, details
 
 
