@@ -102,6 +102,8 @@ def submit(
         weights_dirs=weights_dir,
         backbones=backbone,
     )
+    if no_supernet:
+        print("--no-supernet changes nothing yet: this version searches no subnets", file=sys.stderr)
     sets = parse_limits_file(limits) if limits is not None else []
     columns = _columns(column)
     from automl.engine import submit as run  # only now, so that a wrong command is answered at once

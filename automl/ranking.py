@@ -17,10 +17,9 @@ import pandas as pd
 
 from automl.candidate import Candidate
 from search_spaces.backbones import Backbone
-from strategy_pool.strategy import Strategy
+from strategy_pool.strategy import FROZEN_METHODS, Strategy
 
 RESOLUTIONS = (32, 48, 64, 96, 128, 160, 192, 224)
-FROZEN_METHODS = ("logistic", "linear_probe", "knn")
 
 #: Multiply-accumulates per second of a training step (forward and backward) on one core, an order of size.
 _TRAINING_RATE = 8e9

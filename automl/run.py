@@ -21,6 +21,7 @@ from automl.machine import trial_resources
 from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.task import Constraint, Task, check_class_names
+from strategy_pool.strategy import FROZEN_METHODS
 
 
 class Run:
@@ -275,8 +276,6 @@ class Run:
 
     def _landmark_scores(self) -> dict[Candidate, float]:
         """Finished models on frozen features and their scores."""
-        from automl.ranking import FROZEN_METHODS
-
         return {
             spec.candidate: outcome.usable_score
             for spec, outcome in self.finished
@@ -328,7 +327,7 @@ class Run:
         return proposer
 
     def _cost_hint(self, candidate: Candidate) -> float:
-        from automl.ranking import FROZEN_METHODS, frozen_seconds
+        from automl.ranking import frozen_seconds
 
         method = self.catalog[candidate.strategy].method
         if method in FROZEN_METHODS:
@@ -376,7 +375,7 @@ class Run:
             return None
         left = max(1.0, self.clock.search_end - time.monotonic())
         allotment = self.clock.allotment() or left
-        if method in ("logistic", "linear_probe", "knn"):
+        if method in FROZEN_METHODS:
             return max(left, 5.0)
         return left if left < 1.5 * allotment else allotment
 
@@ -431,7 +430,7 @@ class Run:
         tuned = [
             name
             for name in sorted(weights, key=lambda n: -weights[n])
-            if by_id[name].strategy["method"] not in ("logistic", "linear_probe", "knn")
+            if by_id[name].strategy["method"] not in FROZEN_METHODS
             and str(self.store.folder(name)) not in done
         ]
         return [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: The references train under the allocator settings that the engine gives its workers; they make a step on a
-#: CPU some 1.5 times faster, and that is not what is compared here.
+#: The references train under the allocator settings that the engine gives its workers; what they save
+#: is not what is compared here.
 _KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 #: Data files with such a name are called after their folder.
 _PLAIN_NAMES = frozenset({"images", "data", "dataset", "labels", "manifest"})

@@ -18,8 +18,8 @@ PRELOAD = ("torch", "timm", "automl.search._ray_trainable")
 _STORE_BYTES = 256 * 2**20
 _PREFIX = "amlray-"
 _ENVIRONMENT = {
-    # glibc gives large blocks back to the kernel at once, and each training step then pays for fresh, zeroed pages:
-    # on a CPU that is a third of the step. Workers keep them.
+    # glibc gives large blocks back to the kernel at once, and each training step then pays for fresh, zeroed pages.
+    # Workers keep them.
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "RAY_USAGE_STATS_ENABLED": "0",

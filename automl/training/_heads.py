@@ -133,7 +133,7 @@ def coordinates(features: np.ndarray) -> Coordinates:
     scaled = (features - center) / scale
     if scaled.shape[1] <= len(scaled):
         return Coordinates(center.astype(np.float32), scale.astype(np.float32), scaled, None)
-    # Eigenvectors of the Gram matrix: a tenth of the time of a singular value decomposition.
+    # Eigenvectors of the Gram matrix instead of a singular value decomposition, which costs more here.
     power, vectors = np.linalg.eigh(scaled @ scaled.T)
     kept = power > 1e-9 * max(float(power[-1]), 1e-300)
     length = np.sqrt(power[kept])
