@@ -6,6 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+#: Environment of processes that work on large blocks. glibc gives such blocks back to the kernel at once, and each
+#: next one is paid for with fresh, zeroed pages; with this they keep them.
+KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+
 
 def gpus() -> int:
     """How many NVIDIA devices this machine has, without loading a driver."""

@@ -18,9 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: The references train under the allocator settings that the engine gives its workers; what they save
-#: is not what is compared here.
-_KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 #: Data files with such a name are called after their folder.
 _PLAIN_NAMES = frozenset({"images", "data", "dataset", "labels", "manifest"})
 #: A cell that takes so many seconds beside ten times its budget hangs; the others go on without it.
@@ -289,6 +286,8 @@ def run_cells(specs: Sequence[Spec], module: str, told: Callable[[Cell], str]) -
 
 
 def _run(spec: Spec, module: str, log: Path) -> int:
+    from automl.machine import KEEP_PAGES
+
     work = Path(spec["work"])
     for folder in (work, Path(spec["target"]).parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -299,7 +298,8 @@ def _run(spec: Spec, module: str, log: Path) -> int:
     environment = {**os.environ, "AUTOML_HOME": str(home)}
     environment.pop("AUTOML_HISTORY", None)
     if not spec["alone"]:
-        environment |= _KEEP_PAGES
+        # As the engine's workers: what these settings save is not what is compared here.
+        environment |= KEEP_PAGES
     patience = _PATIENCE + 10 * spec["settings"]["budget"]
     with open(log, "w", encoding="utf-8") as out:
         try:

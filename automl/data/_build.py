@@ -23,7 +23,7 @@ from automl.data._decoder import Decoded, Decoder
 from automl.data._duplicates import THUMB, components, group_edges, near_duplicates
 from automl.data._listing import Listing
 from automl.data._npz import NpzReader, member_header
-from automl.data._texts import Texts
+from automl.data._texts import Texts, first_equal
 from automl.errors import InputError
 
 #: Largest side of the stored squares.
@@ -31,7 +31,8 @@ MAX_SIDE = 256
 _MIN_SIDE = 8
 #: Headers that are read to choose the side.
 _SIZE_SAMPLE = 2000
-_CHUNK = 16
+#: Pixels of so many bytes are decoded and handed over at a time, in chunks of 4 to 64 images.
+_CHUNK_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]
 
@@ -132,27 +133,30 @@ def _choose_side(listing: Listing, read: Any) -> int:
 
 def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progress | None) -> dict[str, Any]:
     count = len(listing.names)
-    chunks = -(-count // _CHUNK)
+    # A table may name a file many times: it is decoded for the first of its images only.
+    first = first_equal(listing.paths) if listing.kind == "manifest" else np.arange(count)
+    once = np.flatnonzero(first == np.arange(count))
+    length = min(64, max(4, _CHUNK_BYTES // (side * side * 3)))
 
     def work(chunk: int) -> list[Decoded]:
-        return decoder.chunk([read[at] for at in range(chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK))])
+        return decoder.chunk([read[at] for at in once[chunk * length : (chunk + 1) * length].tolist()])
 
     rows = np.full(count, -1, np.int64)
     sizes = np.zeros((count, 2), np.int32)
     seen: dict[bytes, int] = {}
-    set_aside = [{"name": name, "reason": reason} for name, reason in listing.set_aside]
-    at = 0
+    reasons: dict[int, str] = {}
+    done = 0
     if progress is not None:
-        progress(0, count)
+        progress(0, len(once))
     with (
         open(folder / "images.u8", "wb") as images,
         open(folder / "thumbs.u8", "wb") as thumbs,
-        Decoder(side, count, worker_count(), files=listing.kind != "arrays") as decoder,
+        Decoder(side, len(once), worker_count(), files=listing.kind != "arrays") as decoder,
     ):
-        for decoded in parallel(work, chunks):
-            for one in decoded:
+        for decoded in parallel(work, -(-len(once) // length)):
+            for at, one in zip(once[done : done + length].tolist(), decoded, strict=True):
                 if one.pixels is None:
-                    set_aside.append({"name": listing.names[at], "reason": one.reason})
+                    reasons[at] = one.reason
                 else:
                     row = seen.get(one.digest)
                     if row is None:
@@ -160,14 +164,20 @@ def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progr
                         images.write(one.pixels)
                         thumbs.write(one.thumb)
                     rows[at], sizes[at] = row, one.size
-                at += 1
+            done += len(decoded)
             if progress is not None:
-                progress(at, count)
+                progress(done, len(once))
+    rows, sizes = rows[first], sizes[first]
     usable = np.flatnonzero(rows >= 0)
+    set_aside = [{"name": name, "reason": reason} for name, reason in listing.set_aside]
+    set_aside += [
+        {"name": listing.names[at], "reason": reasons[int(first[at])]}
+        for at in np.flatnonzero(rows < 0).tolist()
+    ]
     if not len(usable):
-        first = set_aside[0]
+        one = set_aside[0]
         raise InputError(
-            f"none of the {count} images of {listing.source} can be read; the first is {first['name']}: {first['reason']}"
+            f"none of the {count} images of {listing.source} can be read; the first is {one['name']}: {one['reason']}"
         )
     return _finish(listing, folder, side, usable, rows[usable], sizes[usable], list(seen), set_aside)
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from automl.data._decode import DecodeError, TooLarge, array_image, decode_image, squash
 from automl.data._duplicates import THUMB
+from automl.machine import KEEP_PAGES
 
 #: From so many images on, starting processes pays.
 _MANY = 3000
@@ -111,7 +112,7 @@ def _start(side: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "automl.data._worker", str(side)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env={**os.environ, **KEEP_PAGES, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
 
 

@@ -119,5 +119,17 @@ class Packer:
         return Texts(np.frombuffer(self._block, np.uint8), np.frombuffer(self._begins, np.int64))
 
 
+def first_equal(texts: Sequence[str]) -> np.ndarray:
+    """Where each text occurs for the first time, int64 ``[N]``."""
+    codes = np.fromiter(map(hash, texts), np.int64, len(texts))
+    _codes, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    found = first[inverse].astype(np.int64)
+    # Two texts may share a hash; the later one then stands for itself.
+    for at in np.flatnonzero(found != np.arange(len(found))).tolist():
+        if texts[at] != texts[int(found[at])]:
+            found[at] = at
+    return found
+
+
 def _decoded(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")

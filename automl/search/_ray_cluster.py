@@ -12,16 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from automl.machine import KEEP_PAGES
+
 #: Modules that worker processes import as they start, while the driver is still busy with the data.
 PRELOAD = ("torch", "timm", "automl.search._ray_trainable")
 
 _STORE_BYTES = 256 * 2**20
 _PREFIX = "amlray-"
 _ENVIRONMENT = {
-    # glibc gives large blocks back to the kernel at once, and each training step then pays for fresh, zeroed pages.
-    # Workers keep them.
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    **KEEP_PAGES,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",

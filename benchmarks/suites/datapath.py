@@ -301,7 +301,7 @@ def figures(
         decoding = engine["images"] / (engine["decoding"] or engine["seconds"])
         whole = engine["images"] / engine["seconds"]
         pairs.append(
-            {"images": engine["images"], "bare": round(rate, 1), "decoding": round(decoding, 1),
+            {"images": engine["images"], "bare": round(rate, 1), "pool": alone["pool"], "decoding": round(decoding, 1),
              "intake": round(whole, 1), "decoding_ratio": round(decoding / rate, 4),
              "intake_ratio": round(whole / rate, 4),
              "cpu_ratio": round(alone["cpu"] / alone["images"] / (engine["cpu"] / engine["images"]), 4)}
@@ -386,8 +386,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         f"within {aims['second_submit']:g} s; at most {aims['bytes_per_image']:g} bytes per image by reference.",
         f"Memory: {summary['memory_is']}; sampled 20 times a second. The unique set (USS) also counts file pages that "
         "only this process maps.",
-        "Pillow alone: open, convert to RGB, resize, on a pool of as many threads as there are cores; files were read "
-        "once before. *decoding*: while images are decoded; *intake*: until the data set is ready, with the search "
+        "Pillow alone: open, convert to RGB, resize, on as many threads or processes as there are cores, whichever pool "
+        "is faster (started beforehand); files were read once before. *decoding*: while images are decoded; *intake*: until the data set is ready, with the search "
         "for copies and the splits. *CPU ratio*: processor seconds per image of Pillow alone / of the whole intake, "
         "which other work on the machine disturbs least.",
         f"{describe(summary['environment'])}.",
@@ -412,7 +412,7 @@ def _section(cell: Mapping[str, Any]) -> list[str]:
     ]
     for number, part in enumerate(speed["parts"], 1):
         lines.append(
-            f"| {number} | {part['images']} | {part['bare']:.0f} | {part['decoding']:.0f} | {part['intake']:.0f} | "
+            f"| {number} | {part['images']} | {part['bare']:.0f} ({part['pool']}) | {part['decoding']:.0f} | {part['intake']:.0f} | "
             f"{part['decoding_ratio']:.2f} | {part['intake_ratio']:.2f} | {part['cpu_ratio']:.2f} |"
         )
     median = speed["median"]

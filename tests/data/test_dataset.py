@@ -323,3 +323,20 @@ def test_real_magnetic_tiles(shared: Path, cache: Path) -> None:
         assert len(np.unique(data.split[members.index])) == 1
     assert len(data.folds) == 1
     assert data.images(64)[data.indices("test")[:5]].shape == (5, 64, 64, 3)
+
+
+def test_a_file_that_a_table_names_often_is_decoded_once(tmp_path: Path, cache: Path) -> None:
+    source = class_folders(tmp_path / "parts", {"ok": 6, "bad": 6}, side=20)
+    (source / "ok" / "broken.png").write_bytes(b"no image")
+    files = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    rows = [{"path": file, "label": file.split("/")[0]} for file in files * 3]
+    pd.DataFrame(rows).to_csv(source / "labels.csv", index=False)
+    seen: list[tuple[int, int]] = []
+    data = load_dataset(
+        source / "labels.csv", cache_dir=cache, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1] == (13, 13)
+    assert (len(data), data.report.stored) == (36, 12)
+    assert [one["name"] for one in data.report.unreadable] == ["ok/broken.png"] * 3
+    assert (data.images()[:12] == data.images()[12:24]).all()
+    assert data.labels[:12].tolist() == data.labels[24:].tolist()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automl.data._texts import Texts
+from automl.data._texts import Texts, first_equal
 
 
 @settings(deadline=None)
@@ -48,3 +48,22 @@ def test_blocks_are_crossed() -> None:
     words = [f"file-{n}" for n in range(10_000)]
     assert list(Texts.of(words)) == words
     assert os.fsencode(Texts.of(words)[9_999]) == b"file-9999"
+
+
+@given(st.lists(st.sampled_from(["a", "b", "ab", "", "ü", "c" * 99])))
+@settings(deadline=None)
+def test_first_of_equal_texts(words: list[str]) -> None:
+    assert first_equal(Texts.of(words)).tolist() == [words.index(word) for word in words]
+
+
+class _Alike(str):
+    """A text that shares its hash with all others of its kind."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return 7
+
+
+def test_a_shared_hash_is_no_equality() -> None:
+    assert first_equal([_Alike("a"), _Alike("b"), _Alike("a")]).tolist() == [0, 1, 0]
