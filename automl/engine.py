@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from threadpoolctl import threadpool_limits
 from automl.machine import gpus
 from automl.run import Run
 from automl.task import Constraint, Task
+
+#: Seconds that the start of Ray waits at most for the list of images.
+_WAIT_FOR_LIST = 0.5
 
 
 def submit(
@@ -60,13 +64,20 @@ def submit(
     # Ray forks this process while the data are read, and OpenBLAS stops its threads at a fork: a product that is just
     # being computed would wait for them for ever. With one thread there is nobody to wait for.
     one_thread = threadpool_limits(1, user_api="blas")
-    if not in_process:
-        from automl.search import prestart
 
-        prestart(run.workers, gpus=None if gpus() else 0, ray_address=ray_address)
+    def start() -> None:
+        if not in_process:
+            from automl.search import prestart
+
+            prestart(run.workers, gpus=None if gpus() else 0, ray_address=ray_address)
+
+    # What is wrong with a source mostly shows at once, and then nothing was started; a long list is read meanwhile.
+    soon = threading.Timer(_WAIT_FOR_LIST, start)
+    soon.daemon = True
+    soon.start()
     try:
         try:
-            run.read(columns)
+            run.read(columns, start)
             run.find(history_url, use_pool)
         except BaseException:
             run.undo()
@@ -74,6 +85,8 @@ def submit(
         run.search(ray_address=ray_address, use_search=use_search, in_process=in_process)
         return run.finish()
     finally:
+        soon.cancel()
+        soon.join()
         run.close()
         one_thread.restore_original_limits()
         if not in_process and ray_address is None:

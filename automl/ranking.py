@@ -25,6 +25,10 @@ RESOLUTIONS = (32, 48, 64, 96, 128, 160, 192, 224)
 _TRAINING_RATE = 8e9
 #: Million multiply-accumulates per second of ONNX Runtime on one core, an order of size.
 _INFERENCE_RATE = 18_000.0
+#: Seconds per image and class of a logistic regression with all its strengths, an order of size.
+_FITTING = 3e-5
+#: A search learns from so many images at least, however little time there is.
+_LEAST_IMAGES = 1000
 #: Fields of a strategy that do not change what is trained at a given side.
 _NOT_RECIPE = ("name", "version", "order", "summary", "source", "resolution")
 #: Side of the second view of a landmark, at most this share of the first one's.
@@ -234,6 +238,7 @@ def landmark_candidates(
     table: pd.DataFrame,
     *,
     images: int,
+    classes: int,
     core_seconds: float | None,
 ) -> list[Candidate]:
     """The first trials: logistic regressions on frozen features.
@@ -247,6 +252,7 @@ def landmark_candidates(
         catalog: strategies by name.
         table: ``FeasibilityTable.frame``.
         images: whose features are needed.
+        classes: that are told apart.
         core_seconds: processor time that all of them together may take, None for no bound.
     """
     strategy = min(
@@ -269,7 +275,7 @@ def landmark_candidates(
             (s for s in settings if s[1].architecture == name),
             key=lambda s: (s[1].precision != "fp32", -s[1].resolution),
         )
-        fitting = [s for s in mine if frozen_seconds(images, s[0]) <= share]
+        fitting = [s for s in mine if frozen_seconds(images, classes, s[0]) <= share]
         if mine:
             chosen.append(fitting[0] if fitting else min(mine, key=lambda s: s[0]))
     first = min(settings, key=lambda s: (s[1].precision != "fp32", s[0], s[1].architecture))
@@ -277,9 +283,25 @@ def landmark_candidates(
     return list(dict.fromkeys(candidate for _, candidate in ordered))
 
 
-def frozen_seconds(images: int, macs_m: float) -> float:
-    """Seconds on one core, an order of size, for the frozen features of so many images."""
-    return images * macs_m / _INFERENCE_RATE
+def frozen_seconds(images: int, classes: int, macs_m: float) -> float:
+    """Seconds on one core, an order of size, for a logistic regression on frozen features of so many images."""
+    return images * (macs_m / _INFERENCE_RATE + _FITTING * classes)
+
+
+def search_images(table: pd.DataFrame, *, images: int, classes: int, core_seconds: float | None) -> int:
+    """Images that the search can learn from: all, or as many as two first trials get through.
+
+    Args:
+        table: ``FeasibilityTable.frame``.
+        images: that there are.
+        classes: that are told apart.
+        core_seconds: processor time of the first trials, None for no bound.
+    """
+    macs = table.loc[table["feasible"], "macs_m"].min()
+    if core_seconds is None or not math.isfinite(macs):
+        return images
+    most = int(core_seconds / 2 / frozen_seconds(1, classes, float(macs)))
+    return min(images, max(most, _LEAST_IMAGES))
 
 
 def second_views(

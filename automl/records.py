@@ -43,6 +43,7 @@ class TrialSpec:
         strategy: fields of the strategy with the candidate's overrides applied.
         purpose: ``search``, or ``refit`` to train on all development images, which leaves no score.
         initial: folder of a stored model that the training goes on from, None for the candidate's own start.
+        images: development images that it uses, None for all.
     """
 
     trial_id: str
@@ -61,6 +62,7 @@ class TrialSpec:
     strategy: dict[str, Any]
     purpose: str = "search"
     initial: str | None = None
+    images: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

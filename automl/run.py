@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
 from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
-from automl.task import Constraint, Task, check_class_names
+from automl.task import Constraint, Task, check_class_names, read_task
 from strategy_pool.strategy import FROZEN_METHODS
 
 
@@ -56,7 +57,7 @@ class Run:
         if data.is_dir() and self.folder.is_relative_to(data):
             raise InputError(f"--out {self.folder} lies among the images of {data}; name a folder outside")
         if self.resume:
-            self.begun = _read_task(search / "task.json", self.folder)
+            self.begun = read_task(search / "task.json", self.folder)
             before = Task.from_dict(self.begun)
             if before.data != self.task.data or before.seed != self.task.seed:
                 raise InputError(
@@ -100,17 +101,25 @@ class Run:
 
     # --- data, backbones, feasibility, pool -------------------------------------------------------
 
-    def read(self, columns: dict[str, str] | None) -> None:
-        """Load the data and check the task against it."""
+    def read(self, columns: dict[str, str] | None, start: Callable[[], None] | None = None) -> None:
+        """Load the data and check the task against it; ``start`` is called as soon as nothing speaks against it."""
         from automl.data import load_dataset
+
+        def check(names: Sequence[str]) -> None:
+            self.task.check_classes(list(names))
+            for limits in self.limits:
+                check_class_names(limits, list(names))
+
+        def listed(names: Sequence[str]) -> None:
+            check(names)
+            if start is not None:
+                start()
 
         began = time.monotonic()
         self.say(f"reading {self.task.data}")
-        self.dataset = load_dataset(self.task.data, seed=self.task.seed, columns=columns)
-        names = self.dataset.class_names
-        self.task.check_classes(names)
-        for limits in self.limits:
-            check_class_names(limits, names)
+        self.dataset = load_dataset(self.task.data, seed=self.task.seed, columns=columns, listed=listed)
+        check(self.dataset.class_names)
+        self.sample = self.dataset
         if self.begun.get("fingerprint", self.dataset.fingerprint) != self.dataset.fingerprint:
             raise InputError(
                 f"the images of {self.task.data} have changed since {self.folder} was begun, so its trials do not "
@@ -208,24 +217,34 @@ class Run:
 
     def search(self, *, ray_address: str | None, use_search: bool, in_process: bool) -> None:
         """Run the trials of all phases."""
-        from automl.ranking import landmark_candidates
+        from automl.ranking import landmark_candidates, search_images
         from automl.search import SearchDisplay, run_search
 
         began = time.monotonic()
         self.rounds = self.workers if self.task.max_trials is not None else None
         self.macs = {(r.architecture, r.resolution, r.precision): r.macs_m for r in self.table.itertuples()}
         span = self.clock.final - time.monotonic()
+        first: dict[str, Any] = {
+            "classes": len(self.dataset.class_names),
+            "core_seconds": LANDMARK_SHARE * span * self.workers if self.clock.budget else None,
+        }
+        before = self.store.finished() if self.resume else []
+        images = len(self.dataset.indices("development"))
+        asked = {spec.images or images for spec, _ in before if spec.purpose == "search"}
+        self.images = max(asked) if asked else search_images(self.table, images=images, **first)
+        self.sample = self.dataset.sample(self.images)
+        if (seen := self.sample.sampled) is not None:
+            self.notes.append(
+                f"the search learned from {seen} of {images} development images, for lack of time"
+            )
+            self.say(f"  {self.notes[-1]}")
         landmarks = landmark_candidates(
-            self.backbones,
-            self.catalog,
-            self.table,
-            images=len(self.dataset.indices("development")),
-            core_seconds=LANDMARK_SHARE * span * self.workers if self.clock.budget else None,
+            self.backbones, self.catalog, self.table, images=seen or images, **first
         )
         if self.task.max_trials is not None:
             landmarks = landmarks[: self.task.max_trials]
         done: set[str] = set()
-        for spec, outcome in self.store.finished() if self.resume else []:
+        for spec, outcome in before:
             if outcome.error == INTERRUPTED:
                 continue
             self.finished.append((spec, outcome))
@@ -270,7 +289,7 @@ class Run:
         frame = pool_frame(self.pool, self.catalog, self.table, self.backbones)
         ranked = rank(frame, self.past, self.features)
         context = PoolContext(
-            len(self.dataset.indices("train")), self.clock.allotment(), self.dataset.size, scores
+            len(self.sample.indices("train")), self.clock.allotment(), self.dataset.size, scores
         )
         return order_pool(ranked, context)
 
@@ -333,7 +352,8 @@ class Run:
         if method in FROZEN_METHODS:
             # Where the features are there already it is quicker; one that cannot end leaves nothing.
             macs = self.macs.get(candidate.triple, 100.0)
-            return 4.0 + 1.5 * frozen_seconds(len(self.dataset.indices("development")), macs)
+            images, classes = len(self.sample.indices("development")), len(self.dataset.class_names)
+            return 4.0 + 1.5 * frozen_seconds(images, classes, macs)
         # Once a fine-tuning cannot have half of its time any more, what is left goes to the refits.
         return 0.5 * (self.clock.allotment() or 0.0)
 
@@ -367,6 +387,7 @@ class Run:
             strategy=strategy,
             purpose="refit" if refit is not None else "search",
             initial=initial,
+            images=self.images if refit is None and self.sample.sampled is not None else None,
         )
 
     def _search_seconds(self, method: str) -> float | None:
@@ -473,19 +494,6 @@ class Run:
             results.append(finisher.run(folder, replace(self.task, constraints=limits)))
         finisher.index(results)
         return results
-
-
-def _read_task(path: Path, folder: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        Task.from_dict(values)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is no run that could be resumed; it has no search/task.json") from None
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}); the run cannot be resumed, use another --out"
-        ) from None
-    return values
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -454,3 +454,25 @@ def _number(text: str, name: str, whole: str) -> float:
     if not math.isfinite(value):
         raise InputError(f"constraint '{whole}': '{text}' is not a finite number")
     return value
+
+
+def read_task(path: Path, folder: Path) -> dict[str, Any]:
+    """The task of a run, checked, as the plain values that were written.
+
+    Args:
+        path: the file.
+        folder: of the run, for the message.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        Task.from_dict(values)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder} is no run that could be resumed; it has no search/task.json") from None
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); the run cannot be resumed, use another --out"
+        ) from None
+    return values

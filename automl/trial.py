@@ -150,6 +150,8 @@ def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:
     if spec.device.startswith("cpu") or not torch.cuda.is_available():
         torch.set_num_threads(max(1, spec.threads))
     dataset = Dataset.open(spec.dataset_folder)
+    if spec.images is not None:
+        dataset = dataset.sample(spec.images)
     backbone = Backbone.from_dict(spec.backbone)
     if spec.strategy["method"] in FROZEN:
         yield from _frozen(spec, state, dataset, backbone)
@@ -212,6 +214,7 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
         fit_logistic,
         fit_neighbours,
         frozen_features,
+        iterations_within,
         new_model,
         save_model,
     )
@@ -248,7 +251,9 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     def fit(x: Any, y: np.ndarray, value: Any) -> Any:
         if nearest:
             return fit_neighbours(x, y, classes, int(value))
-        return fit_logistic(x, y, classes, strength=float(value), balanced=balanced)
+        left = math.inf if deadline is None else deadline - time.monotonic()
+        steps = iterations_within(left / (4 * len(folds)), len(y), table.shape[1], classes)
+        return fit_logistic(x, y, classes, strength=float(value), balanced=balanced, max_iterations=steps)
 
     slowest = 0.0
     for step, value in enumerate(grid):

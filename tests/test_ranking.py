@@ -18,10 +18,12 @@ from automl.ranking import (
     PoolContext,
     applicable,
     build_pool,
+    frozen_seconds,
     landmark_candidates,
     order_pool,
     pool_frame,
     resolutions_for,
+    search_images,
     second_views,
 )
 from search_spaces.backbones import Backbone
@@ -238,6 +240,7 @@ def landmarks(feasibility: pd.DataFrame, core_seconds: float | None = None, **ch
         changes.get("catalog", CATALOG),
         feasibility,
         images=1000,
+        classes=2,
         core_seconds=core_seconds,
     )
 
@@ -276,3 +279,20 @@ def test_landmarks_are_not_repeated_where_one_side_is_left() -> None:
     first = landmarks(table((96,)))
     assert len(first) == len(set(first)) == 2
     assert all(math.isfinite(WORK[c.architecture]) for c in first)
+
+
+def test_a_search_learns_from_what_the_time_allows() -> None:
+    frame = table()
+
+    def images(seconds: float | None, count: int = 500_000, classes: int = 10) -> int:
+        return search_images(frame, images=count, classes=classes, core_seconds=seconds)
+
+    assert images(None) == images(1e6) == 500_000
+    assert 1000 < images(5.0) < images(40.0) < 500_000
+    assert images(20.0, classes=200) < images(20.0)
+    assert images(0.001) == 1000  # however little time there is
+    assert images(0.001, count=300) == 300
+    cheapest = float(frame.loc[frame["feasible"], "macs_m"].min())
+    assert 2 * frozen_seconds(images(20.0), 10, cheapest) <= 20.0
+    nothing = frame.assign(feasible=False)
+    assert search_images(nothing, images=5000, classes=2, core_seconds=1.0) == 5000

@@ -292,3 +292,17 @@ def test_every_strategy_of_the_catalog_trains_and_leaves_a_model(
     backbone = small_cnn() if CATALOG[name].method == "scratch" else tiny
     spec = trial(tmp_path, data, backbone, one_epoch(name), resolution=64, shared_folder=cache)
     check(spec, run_trial(spec), data)
+
+
+@pytest.mark.parametrize("method", ["logistic", "probe_then_full"])
+def test_a_trial_on_a_sample_uses_only_that(
+    data: Dataset, tiny: Backbone, cache: str, tmp_path: Path, method: str
+) -> None:
+    spec = trial(tmp_path, data, tiny, recipe(method), shared_folder=cache)
+    small = replace(spec, images=30, max_epochs=1)
+    outcome = run_trial(small)
+    some = data.sample(30)
+    assert outcome.status == "completed"
+    index, _ = scores(small)
+    np.testing.assert_array_equal(index, scored_images(some))
+    assert len(index) < len(scored_images(data))

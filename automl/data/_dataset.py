@@ -22,6 +22,8 @@ from automl.data._sources import list_source
 from automl.data._texts import Texts
 from automl.errors import InputError, did_you_mean
 
+#: The pictures of a sample smaller than this part of the images are not resized ahead.
+_SAMPLE_SHARE = 4
 #: Sides that make sense for a network.
 _LARGEST_SIDE = 1024
 
@@ -42,6 +44,7 @@ class Dataset:
         size: side of the stored square pictures.
         report: counts and findings.
         test_override: the source itself names the test images.
+        sampled: development images of a :meth:`sample`, None where all are there.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -77,6 +80,8 @@ class Dataset:
                 f"{self.folder} holds no data set ({type(error).__name__}: {error}); load it again from its source"
             ) from None
         self._levels: dict[int, ImageLevel] = {}
+        self._picked: np.ndarray | None = None
+        self.sampled: int | None = None
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Dataset:
@@ -121,11 +126,39 @@ class Dataset:
         Raises:
             ValueError: the part is unknown.
         """
-        if part == "development":
-            return np.flatnonzero(self.split < 2)
-        if part not in PARTS:
+        if part != "development" and part not in PARTS:
             raise ValueError(f"part is {part!r}{did_you_mean(part, (*PARTS, 'development'))}")
-        return np.flatnonzero(self.split == PARTS.index(part))
+        found = np.asarray(self.split) < 2 if part == "development" else self.split == PARTS.index(part)
+        if self._picked is not None and part != "test":
+            found = found & self._picked
+        return np.flatnonzero(found)
+
+    def sample(self, count: int) -> Dataset:
+        """The same data with about ``count`` of the development images: the others are in no part and no fold.
+
+        Of each class in each part the same share is drawn, at least four images; which ones depends on the seed of
+        the split alone, and a larger sample contains a smaller one.
+
+        Args:
+            count: images; at least all of them gives the data set itself.
+        """
+        development = np.asarray(self.split) < 2
+        share = count / max(1, int(development.sum()))
+        if share >= 1:
+            return self
+        drawn = np.random.default_rng(self.seed).permutation(len(self))
+        kind = np.asarray(self.labels) * len(PARTS) + np.asarray(self.split)
+        drawn = drawn[np.argsort(kind[drawn], kind="stable")]
+        _kinds, first, inverse, sizes = np.unique(
+            kind[drawn], return_index=True, return_inverse=True, return_counts=True
+        )
+        place = np.arange(len(self)) - first[inverse]
+        picked = np.zeros(len(self), bool)
+        picked[drawn] = place < np.maximum(4, np.ceil(share * sizes))[inverse]
+        some = Dataset(self.folder)
+        some._picked = picked & development
+        some.sampled = int(some._picked.sum())
+        return some
 
     def images(self, side: int | None = None) -> ImageLevel:
         """The pictures at a size: ``images(side)[index]`` is uint8 ``[n, side, side, 3]``.
@@ -139,7 +172,8 @@ class Dataset:
         if not 1 <= side <= _LARGEST_SIDE:
             raise ValueError(f"side is {side}; it must be in 1..{_LARGEST_SIDE}")
         if side not in self._levels:
-            self._levels[side] = open_level(self._base, self._stored, self.size, self._rows, side)
+            keep = self.sampled is None or self.sampled > len(self) // _SAMPLE_SHARE
+            self._levels[side] = open_level(self._base, self._stored, self.size, self._rows, side, keep=keep)
         return self._levels[side]
 
     def resize_chain(self, resolution: int) -> list[int]:
@@ -157,7 +191,10 @@ class Dataset:
         out = []
         for fold in range(self._fold_count):
             inside = table == fold
-            out.append((np.flatnonzero((table != _splits.OUTSIDE) & ~inside), np.flatnonzero(inside)))
+            outside = (table != _splits.OUTSIDE) & ~inside
+            if self._picked is not None:
+                inside, outside = inside & self._picked, outside & self._picked
+            out.append((np.flatnonzero(outside), np.flatnonzero(inside)))
         return out
 
 
@@ -168,6 +205,7 @@ def load_dataset(
     cache_dir: str | os.PathLike[str] | None = None,
     columns: dict[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    listed: Callable[[list[str]], None] | None = None,
 ) -> Dataset:
     """Open a data set; the first time it is decoded into the cache.
 
@@ -177,6 +215,8 @@ def load_dataset(
         cache_dir: root of the cache, ``$AUTOML_HOME`` or ``~/.cache/automl`` by default.
         columns: which column has the role ``path``, ``label``, ``split`` or ``group``; ``""`` ignores a role.
         progress: called with (done, total) images while they are decoded.
+        listed: called with the names of the classes once the source is known to be sound and before anything is
+            decoded; what it raises ends the loading.
 
     Raises:
         InputError: the source cannot be used, or the disk or the cache's bound is too small.
@@ -184,6 +224,8 @@ def load_dataset(
     if not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed}; it must be a whole number from 0")
     listing = list_source(source, columns)
+    if listed is not None:
+        listed(listing.class_names)
     folder = datasets_folder(default_cache_dir() if cache_dir is None else Path(cache_dir))
     base = folder / listing.key(LAYOUT)
     in_use = InUse(base)

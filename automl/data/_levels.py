@@ -68,7 +68,9 @@ class ImageLevel:
         return out
 
 
-def open_level(base: Path, count: int, stored_side: int, rows: np.ndarray, side: int) -> ImageLevel:
+def open_level(
+    base: Path, count: int, stored_side: int, rows: np.ndarray, side: int, *, keep: bool = True
+) -> ImageLevel:
     """Pictures of a size, derived from the stored ones once and kept; two processes derive it only once.
 
     A size that would take too much of the cache or of the disk is derived at each access instead.
@@ -79,12 +81,15 @@ def open_level(base: Path, count: int, stored_side: int, rows: np.ndarray, side:
         stored_side: their side.
         rows: int64 ``[N]``, which stored picture each image is.
         side: that is asked for.
+        keep: derive all of them now; else each at its access, where they are not there yet.
     """
     stored = _map(base / "images.u8", count, stored_side)
     if side == stored_side:
         return ImageLevel(stored, rows, side)
     folder = base / "levels"
     path = folder / f"{side}.u8"
+    if not keep and not path.exists():
+        return ImageLevel(stored, rows, side, derive=True)
     if not path.exists():
         wanted = count * side * side * 3
         share = _SHARE_SMALLER if side < stored_side else _SHARE_LARGER

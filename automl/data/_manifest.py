@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from array import array
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from automl.errors import InputError, did_you_mean
 _SIDE_FOLDERS = frozenset({"annotations", "labels", "manifests", "meta", "metadata", "splits", "tables"})
 #: Rows that are taken from a table at a time.
 _BLOCK = 16_384
+#: Files of a table that are looked up once, however often it names them.
+_REMEMBERED = 50_000
+#: Relative paths that cannot lead anywhere but down: names of word characters, blanks and hyphens, with one ending.
+_PLAIN = re.compile(r"[\w -]+(/[\w -]+)*(\.\w+)?")
 
 
 def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -> Listing:
@@ -49,6 +55,16 @@ def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -
     keep, codes, stamp = array("q"), array("q"), array("q")
     classes: dict[str, int] = {}
     set_aside: list[tuple[str, str]] = []
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def find(file: str) -> tuple[str, int, int] | None:
+        full = _inside(file, base, root, path)
+        try:
+            stat = os.stat(full)
+        except (OSError, ValueError):
+            return None
+        return full[len(prefix) :], stat.st_size, stat.st_mtime_ns
+
     both = zip(_texts(table[file_column]), _texts(table[label_column]), strict=True)
     for row, (file, label) in enumerate(both):
         if not file:
@@ -56,17 +72,15 @@ def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -
         elif not label.strip():
             set_aside.append((file, "no label"))
         else:
-            full = _inside(file, base, root, path)
-            try:
-                stat = os.stat(full)
-            except (OSError, ValueError):
+            found = find(file)
+            if found is None:
                 set_aside.append((file, "file does not exist"))
                 continue
             keep.append(row)
             names.append(file)
-            files.append(full[len(prefix) :])
+            files.append(found[0])
             codes.append(classes.setdefault(label, len(classes)))
-            stamp.extend((stat.st_size, stat.st_mtime_ns))
+            stamp.extend(found[1:])
     order = class_order(list(classes))
     place = {label: at for at, label in enumerate(order)}
     rows = np.array(keep, np.int64)
@@ -100,6 +114,8 @@ def _required(role: str, available: list[str], chosen: dict[str, str], path: Pat
 
 def _inside(file: str, base: str, root: str, table: Path) -> str:
     """The absolute path of a table's entry; symbolic links inside the folder are the user's own."""
+    if _PLAIN.fullmatch(file):
+        return base.rstrip(os.sep) + os.sep + file
     full = os.path.normpath(os.path.join(base, file.replace("\\", "/") if os.sep == "/" else file))
     if full != root and not full.startswith(root.rstrip(os.sep) + os.sep):
         raise InputError(

@@ -46,7 +46,10 @@ class Texts(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
+            begin, end, step = index.indices(len(self))
+            if step != 1:
+                return [self[at] for at in range(begin, end, step)]
+            return list(self._run(begin, max(begin, end)))
         at = int(index)
         at += len(self) if at < 0 else 0
         if not 0 <= at < len(self):
@@ -54,8 +57,11 @@ class Texts(Sequence[str]):
         return self.prefix + _decoded(self.block[self.begins[at] : self.begins[at + 1]].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        for begin in range(0, len(self), _BLOCK):
-            at = self.begins[begin : begin + _BLOCK + 1].tolist()
+        return self._run(0, len(self))
+
+    def _run(self, start: int, stop: int) -> Iterator[str]:
+        for begin in range(start, stop, _BLOCK):
+            at = self.begins[begin : min(stop, begin + _BLOCK) + 1].tolist()
             part = self.block[at[0] : at[-1]].tobytes()
             for left, right in pairwise(at):
                 yield self.prefix + _decoded(part[left - at[0] : right - at[0]])

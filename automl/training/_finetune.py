@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from automl.evaluation.quiet import working
 from automl.training._augment import mix
 from automl.training._frozen import OutOfTime, frozen_features
-from automl.training._heads import LinearHead, fit_logistic
+from automl.training._heads import LinearHead, fit_logistic, iterations_within
 from automl.training._losses import make_loss
 from automl.training._methods import choose_parameters, merge_low_rank, parameter_groups
 from automl.training._model import VisionModel, new_model
@@ -243,12 +243,14 @@ def _start(
             deadline=deadline,
         )
         balanced = strategy["loss"] in ("logit_adjusted", "class_balanced")
+        left = math.inf if deadline is None else deadline - time.monotonic()
         fitted = fit_logistic(
             np.asarray(table[rows]),
             np.asarray(dataset.labels)[rows],
             classes,
             strength=0.02,
             balanced=balanced,
+            max_iterations=iterations_within(left / 4, len(rows), table.shape[1], classes),
         )
         head = LinearHead(fitted.linear.in_features, classes, dropout=float(strategy["dropout"]))
         head.load_state_dict(fitted.state_dict())

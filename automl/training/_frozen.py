@@ -153,7 +153,7 @@ def frozen_features(
         AutomlError: the features are not finite numbers.
     """
     shared.mkdir(parents=True, exist_ok=True)
-    key = features_key(backbone, side, taps)
+    key = features_key(backbone, side, taps) + ("" if dataset.sampled is None else f"-{dataset.sampled}")
 
     def file(ending: str) -> Path:
         return shared / f"{key}.{ending}"  # a name such as mobilenetv2_100.tf2_in1k has a dot of its own

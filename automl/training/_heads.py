@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Floating-point operations per second of the solver on one core, a cautious order of size.
+_SOLVER_RATE = 2e10
+
 
 class LinearHead(nn.Module):
     """Standardise, then one linear layer: ``[N, F]`` → ``[N, C]``."""
@@ -139,6 +142,12 @@ def coordinates(features: np.ndarray) -> Coordinates:
     length = np.sqrt(power[kept])
     basis = (vectors[:, kept] / length).T @ scaled
     return Coordinates(center.astype(np.float32), scale.astype(np.float32), vectors[:, kept] * length, basis)
+
+
+def iterations_within(seconds: float, examples: int, features: int, classes: int) -> int:
+    """Iterations of :func:`fit_logistic` that fit into a time on one core, 15 to 200."""
+    each = 4.0 * examples * min(examples, features) * classes / _SOLVER_RATE
+    return int(min(200.0, max(15.0, seconds / each)))
 
 
 def fit_logistic(

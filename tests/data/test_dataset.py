@@ -340,3 +340,41 @@ def test_a_file_that_a_table_names_often_is_decoded_once(tmp_path: Path, cache: 
     assert [one["name"] for one in data.report.unreadable] == ["ok/broken.png"] * 3
     assert (data.images()[:12] == data.images()[12:24]).all()
     assert data.labels[:12].tolist() == data.labels[24:].tolist()
+
+
+def test_a_sample_keeps_parts_classes_and_folds(tmp_path: Path, cache: Path) -> None:
+    source = class_folders(tmp_path / "parts", {"a": 90, "b": 60, "rare": 6}, side=8)
+    data = load_dataset(source, cache_dir=cache)
+    some, fewer = data.sample(70), data.sample(40)
+    assert data.sampled is None
+    for part in ("train", "validation", "development"):
+        assert set(fewer.indices(part)) <= set(some.indices(part)) <= set(data.indices(part))
+    assert some.indices("test").tolist() == data.indices("test").tolist()
+    development = some.indices("development")
+    assert some.sampled == len(development)
+    assert 70 <= len(development) < 90
+    labels, whole = np.asarray(data.labels), data.indices("development")
+    for name in range(3):
+        had, kept = int((labels[whole] == name).sum()), int((labels[development] == name).sum())
+        assert kept >= min(had, 4)
+        assert kept <= np.ceil(had * 70 / len(whole)) + 4
+    assert len(some.folds) == len(data.folds)
+    for (train, held), (all_train, all_held) in zip(some.folds, data.folds, strict=True):
+        assert set(train) == set(all_train) & set(development)
+        assert set(held) == set(all_held) & set(development)
+    assert data.sample(len(whole)) is data
+    assert data.sample(70).indices("train").tolist() == some.indices("train").tolist()
+    assert pickle.loads(pickle.dumps(data)).sampled is None
+
+
+def test_what_a_listing_is_refused_for_costs_no_decoding(source: Path, cache: Path) -> None:
+    def refuse(names: list[str]) -> None:
+        assert names == ["bad", "ok"]
+        raise InputError("not these")
+
+    decoded: list[int] = []
+    with pytest.raises(InputError, match="not these"):
+        load_dataset(
+            source, cache_dir=cache, listed=refuse, progress=lambda done, _total: decoded.append(done)
+        )
+    assert not decoded

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from automl.data import _manifest
 from automl.data._listing import UNSET, class_order
 from automl.data._npz import NpzReader
 from automl.data._sources import list_source
@@ -290,3 +293,25 @@ def test_key_follows_the_content(tmp_path: Path) -> None:
     assert first.key(1) != first.key(2)
     save(tmp_path / "ok" / "new.png", picture(77))
     assert first.key(1) != list_source(tmp_path).key(1)
+
+
+@given(st.text(alphabet="ab._-/\\ ü~\n", max_size=12))
+@settings(deadline=None)
+def test_plain_paths_are_what_the_long_way_gives(file: str) -> None:
+    base = "/data/set"
+    plain = bool(_manifest._PLAIN.fullmatch(file))
+    full = os.path.normpath(os.path.join(base, file.replace("\\", "/")))
+    if plain:
+        assert full == f"{base}/{file}" == _manifest._inside(file, base, base, Path("t.csv"))
+    elif full == base or full.startswith(base + "/"):
+        assert _manifest._inside(file, base, base, Path("t.csv")) == full
+    else:
+        with pytest.raises(InputError, match="outside"):
+            _manifest._inside(file, base, base, Path("t.csv"))
+
+
+@pytest.mark.parametrize(
+    "file", ["a/../../x.png", "../x.png", "/etc/x.png", "..", "a/..", "./x.png", "a//x.png", ".x"]
+)
+def test_paths_that_are_not_plain(file: str) -> None:
+    assert not _manifest._PLAIN.fullmatch(file)

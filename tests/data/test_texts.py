@@ -67,3 +67,16 @@ class _Alike(str):
 
 def test_a_shared_hash_is_no_equality() -> None:
     assert first_equal([_Alike("a"), _Alike("b"), _Alike("a")]).tolist() == [0, 1, 0]
+
+
+@given(
+    st.lists(st.text(max_size=5), max_size=12),
+    st.none() | st.integers(-15, 15),
+    st.none() | st.integers(-15, 15),
+    st.sampled_from([None, 1, 2, -1]),
+)
+@settings(deadline=None)
+def test_slices_are_those_of_a_list(
+    words: list[str], begin: int | None, end: int | None, step: int | None
+) -> None:
+    assert Texts.of(words).with_prefix("p")[begin:end:step] == ["p" + word for word in words][begin:end:step]

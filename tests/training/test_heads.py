@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from automl.training import coordinates, fit_logistic, fit_neighbours
+from automl.training import coordinates, fit_logistic, fit_neighbours, iterations_within
 from automl.training._heads import LinearHead, build_head
 
 
@@ -148,3 +150,11 @@ def test_a_head_is_rebuilt_from_its_description(kind: str) -> None:
 def test_an_unknown_head_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown head 'tree'; known: linear, neighbours"):
         build_head({"kind": "tree"})
+
+
+def test_iterations_within_the_time() -> None:
+    assert iterations_within(math.inf, 100, 1000, 3) == 200
+    assert iterations_within(-1.0, 10**6, 2000, 200) == 15
+    few, more = (iterations_within(seconds, 20_000, 2000, 50) for seconds in (10.0, 20.0))
+    assert 15 < few < more < 200
+    assert iterations_within(10.0, 20_000, 2000, 100) < few
