@@ -22,6 +22,8 @@ SEARCH_SHARE = 0.5
 LANDMARK_SHARE = 0.25
 #: Share of a budget for measuring what the tried networks cost where no limit asked for it.
 COSTS_SHARE = 0.02
+#: When measuring what networks cost has to end, as a share of a budget.
+FEASIBILITY_SHARE = 0.25
 #: Least seconds in which a fine-tuning gets anywhere.
 LEAST_TUNING = 6.0
 
@@ -43,6 +45,11 @@ class Clock:
     workers: int = 1
     first_trial: float | None = None
     extended: bool = False
+
+    @property
+    def measured_by(self) -> float | None:
+        """When measuring what networks cost has to be over; None where trials are counted."""
+        return None if self.budget is None else self.began + FEASIBILITY_SHARE * self.budget
 
     @property
     def final(self) -> float:
@@ -70,6 +77,24 @@ class Clock:
         if self.budget is None:
             return None
         return max(LEAST_TUNING, 0.36 * min(self.budget, 240.0) * math.sqrt(max(self.budget, 240.0) / 240.0))
+
+
+def finishing_seconds(
+    budget: float | None, images: int, macs_m: float, *, sets: int = 1, workers: int = 1
+) -> float:
+    """Seconds to keep for export, measuring, test images and report; at most 30 % of a budget, 0 without one.
+
+    Args:
+        budget: seconds, None where trials are counted.
+        images: test images.
+        macs_m: million multiply-accumulates of the largest network that may win; an ensemble has up to three.
+        sets: of limits, each with a model of its own.
+        workers: cores that score test images.
+    """
+    if budget is None:
+        return 0.0
+    scoring = images * (3.0 * macs_m / 22_000 + 0.002) / max(1, workers)
+    return min(0.3 * budget, sets * (4.0 + scoring) + 3.0 + COSTS_SHARE * budget)
 
 
 @dataclass(frozen=True)
@@ -160,7 +185,7 @@ class PhasedProposer:
 
     def _reopen(self, now: float) -> bool:
         """With nothing to refit, the rest of the time belongs to the search, once."""
-        if self.clock.extended or self.clock.budget is None or self.clock.final - now < 2 * LEAST_TUNING:
+        if self.clock.extended or self.clock.budget is None or self.clock.final - now < LEAST_TUNING:
             return False
         self.clock.extended = True
         self.phase, self._refits = 2, None

@@ -19,7 +19,7 @@ import numpy as np
 from automl.candidate import Candidate
 from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
-from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit
+from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit, finishing_seconds
 from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.task import Constraint, Task, check_class_names, read_task
 from strategy_pool.strategy import FROZEN_METHODS
@@ -164,7 +164,6 @@ class Run:
         sides = resolutions_for(self.dataset.size)
         if costs:
             self.say("measuring which networks can meet the limits")
-        span = self.task.budget.seconds
         self.table = feasibility.measure(
             self.backbones,
             sides,
@@ -173,7 +172,7 @@ class Run:
             sets,
             self.task.device,
             cache_folder("feasibility"),
-            deadline=None if self.task.max_trials else self.clock.began + 0.3 * span,
+            deadline=self.clock.measured_by,
         ).frame
         self.table.to_parquet(self.folder / "search" / "feasibility.parquet")
         count = int(self.table["feasible"].sum())
@@ -199,19 +198,12 @@ class Run:
                 "features": self.features,
             },
         )
-        self.clock.reserve = self._reserve()
-        self.clock.workers = self.workers
-
-    def _reserve(self) -> float:
-        """Seconds that export, measuring, test images and report will need."""
-        if self.clock.budget is None:
-            return 0.0
-        images = len(self.dataset.indices("test"))
         macs = float(np.nanmax(self.table.loc[self.table["feasible"], "macs_m"].fillna(100.0)))
-        per_image = 3.0 * macs / 22_000 + 0.002
-        sets = max(1, len(self.limits))
-        own = 3.0 + COSTS_SHARE * self.clock.budget
-        return min(0.3 * self.clock.budget, sets * (4.0 + images * per_image / max(1, self.workers)) + own)
+        tested, sets_count = len(self.dataset.indices("test")), max(1, len(self.limits))
+        self.clock.reserve = finishing_seconds(
+            self.clock.budget, tested, macs, sets=sets_count, workers=self.workers
+        )
+        self.clock.workers = self.workers
 
     # --- the search -------------------------------------------------------------------------------
 
@@ -394,10 +386,12 @@ class Run:
         """Seconds of a trial of phase 2; one that would leave too little for another gets the rest."""
         if self.clock.budget is None:
             return None
-        left = max(1.0, self.clock.search_end - time.monotonic())
+        now = time.monotonic()
+        left = max(1.0, self.clock.search_end - now)
         allotment = self.clock.allotment() or left
         if method in FROZEN_METHODS:
-            return max(left, 5.0)
+            # Without any model nothing else matters: the first ones may take the time of the others.
+            return max(left if self.phases.phase > 1 else self.clock.final - now, 5.0)
         return left if left < 1.5 * allotment else allotment
 
     def _on_result(self, spec: TrialSpec, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from automl.candidate import Candidate
-from automl.plan import LEAST_TUNING, SEARCH_SHARE, Clock, PhasedProposer, Refit
+from automl.plan import LEAST_TUNING, SEARCH_SHARE, Clock, PhasedProposer, Refit, finishing_seconds
 from automl.records import INTERRUPTED
 from automl.search import Proposer
 
@@ -364,3 +364,12 @@ def test_a_refit_has_no_limit_where_trials_are_counted() -> None:
 def test_a_refit_has_a_least_time() -> None:
     phases = in_refits(1, FOUR, budget=601.0)
     assert phases.proposer.refit_seconds() == LEAST_TUNING
+
+
+def test_what_is_kept_for_the_end() -> None:
+    assert finishing_seconds(None, 1000, 300.0) == 0.0
+    few, many = (finishing_seconds(240.0, images, 100.0) for images in (100, 1000))
+    assert 0 < few < many <= 0.3 * 240.0
+    assert finishing_seconds(240.0, 1000, 100.0, workers=2) < many
+    assert finishing_seconds(240.0, 100, 100.0, sets=3) > few
+    assert finishing_seconds(20.0, 10**6, 500.0, sets=9) == pytest.approx(6.0)

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import ray
 from ray import tune
+from ray.air.execution.resources import FixedResourceManager
 from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
@@ -234,9 +235,11 @@ def _prepare_workers(scheduler: Any, concurrency: int) -> None:
     """Let Tune take the worker processes that Ray started ahead, and keep as many as there are trials at a time.
 
     Tune gives its actors a runtime environment, for which Ray starts a fresh process that imports everything anew; the
-    same variables are in the environment of every local worker already. And while a round waits for its last trial,
-    Tune would end all idle workers but one and pay seconds for new ones. There is no setting for either, so this
-    reaches into Tune's caches, and goes without where a release of Ray has none.
+    same variables are in the environment of every local worker already. While a round waits for its last trial, Tune
+    would end all idle workers but one and pay seconds for new ones. And it reserves a placement group for each worker
+    ahead: one that is given up before Ray has committed it keeps its cores for ever, and the rest of the search runs on
+    fewer. There is no setting for any of these, so this reaches into Tune, and goes without where a release of Ray has
+    it otherwise.
     """
     add = scheduler.on_trial_add
     done: list[bool] = []
@@ -246,6 +249,9 @@ def _prepare_workers(scheduler: Any, concurrency: int) -> None:
         if done:
             return
         done.append(True)
+        manager = getattr(tune_controller, "_actor_manager", None)
+        if hasattr(manager, "_resource_manager"):
+            manager._resource_manager = FixedResourceManager()
         with suppress(AttributeError):
             tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=concurrency)
         with suppress(AttributeError):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,15 @@ def test_a_killed_process_is_resumed_without_repeating_anything(drive: Any, fold
     assert sorted(candidates) == sorted(c.id for c in numbered(6))
     assert finished
     assert end["trials"] <= 6 - len(finished)
+
+
+def test_no_core_is_lost_to_a_placement_group(run: Run) -> None:
+    import ray
+    from ray.util import placement_group_table
+
+    search(run, pool_only(numbered(6)), "steady")
+    assert not placement_group_table()
+    until = time.monotonic() + 20.0
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < until:
+        time.sleep(0.1)
+    assert ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
