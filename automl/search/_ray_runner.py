@@ -249,7 +249,7 @@ def _prepare_workers(scheduler: Any, concurrency: int) -> None:
         if done:
             return
         done.append(True)
-        manager = getattr(tune_controller, "_actor_manager", None)
+        manager: Any = getattr(tune_controller, "_actor_manager", None)
         if hasattr(manager, "_resource_manager"):
             manager._resource_manager = FixedResourceManager()
         with suppress(AttributeError):
