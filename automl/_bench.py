@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from search_spaces.backbones import Backbone, create_backbone
 
 #: Rises when a stored measurement changes its meaning.
 _FORMAT = 1
+#: Seconds to wait at most, before the first measurement, until other programs use fewer cores than this.
+_PATIENCE, _CALM = 10.0, 0.5
 _KEYS = ("size_mb", "latency_ms", "latency_p95_ms", "memory_mb", "low")
 
 
@@ -26,6 +29,9 @@ class Bench:
         classes: of the task; they decide the size of the head.
         cache: folder of measurements.
         learn: take some seconds to learn how steady the device is, where nothing is known of it.
+
+    Attributes:
+        waited: seconds until the machine was calm enough for the first measurement; None before it.
     """
 
     def __init__(self, device: Device, classes: int, cache: Path, *, learn: bool = True) -> None:
@@ -35,6 +41,7 @@ class Bench:
         self._learn = learn
         self.timer = Timer(device, steadiness(cache, device))
         self._models: dict[str, Any] = {}
+        self.waited: float | None = None
 
     def __enter__(self) -> Bench:
         self.timer.__enter__()
@@ -79,8 +86,11 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="export-") as scratch:
             file = Path(scratch) / "untrained.onnx"
             info = export_onnx(self._models[backbone.name], side, file, precision=precision)
+            learning = self._learn and not self.timer.steadiness.known
+            if self.waited is None:
+                self.waited = _wait_until_calm()
             # The first file of all also shows how steady the device is.
-            latency = self.timer.measure(file, thorough=self._learn and not self.timer.steadiness.known)
+            latency = self.timer.measure(file, thorough=learning)
             if latency.high_ms > 1.15 * latency.low_ms or not latency.calm:
                 again = self.timer.measure(file, thorough=False)
                 latency = min(latency, again, key=lambda seen: (not seen.calm, seen.median_ms))
@@ -102,6 +112,20 @@ class Bench:
             [_FORMAT, backbone.to_dict(), side, precision, self.classes, versions], sort_keys=True
         )
         return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _wait_until_calm() -> float:
+    """Wait for what still starts beside this process, as it would disturb the first measurements; seconds waited."""
+    import psutil
+
+    began = time.monotonic()
+    while time.monotonic() < began + _PATIENCE:
+        before, since = psutil.cpu_times(), time.monotonic()
+        time.sleep(0.3)
+        idle = psutil.cpu_times().idle - before.idle
+        if (os.cpu_count() or 1) - idle / (time.monotonic() - since) < _CALM:
+            break
+    return time.monotonic() - began
 
 
 def untrained(backbone: Backbone, classes: int) -> Any:

@@ -246,7 +246,7 @@ def _narrow_down(
     """Measure sides of a network until of each it is known whether it keeps a set of limits."""
     for _ in range(_MOST_MEASUREMENTS):
         open_sides = [s for s in network.macs if network.keeps(s, sets, bench.factor) is None]
-        late = deadline is not None and time.monotonic() > deadline
+        late = deadline is not None and time.monotonic() > deadline + (bench.waited or 0.0)
         if network.failed or not open_sides or late:
             return
         # The largest one that may fit: if it does, so do the smaller ones.
@@ -331,12 +331,14 @@ def closest(frame: pd.DataFrame, sets: Sequence[Sequence[Constraint]]) -> list[b
         frame: of a :class:`FeasibilityTable`.
         sets: of limits.
     """
+
+    def violation(limit: Constraint, row: dict[str, Any]) -> float:
+        value = float(row[limit.name])
+        return limit.violation(value) if math.isfinite(value) else 0.0  # not known: it may keep the limit
+
     values = []
     for row in frame.to_dict("records"):
-        worst = [
-            max((c.violation(float(row[c.name])) for c in limits if c.is_cost), default=0.0)
-            for limits in sets
-        ]
+        worst = [max((violation(c, row) for c in limits if c.is_cost), default=0.0) for limits in sets]
         built = not str(row["reason"]).startswith("it cannot be built")
         values.append(min(worst, default=0.0) if built else math.inf)
     best = min(values, default=math.inf)

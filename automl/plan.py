@@ -22,8 +22,8 @@ SEARCH_SHARE = 0.5
 LANDMARK_SHARE = 0.25
 #: Share of a budget for measuring what the tried networks cost where no limit asked for it.
 COSTS_SHARE = 0.02
-#: When measuring what networks cost has to end, as a share of a budget.
-FEASIBILITY_SHARE = 0.25
+#: When measuring what networks cost has to end, as a share of a budget, and the share that it gets in any case.
+FEASIBILITY_END, FEASIBILITY_SHARE = 0.25, 0.2
 #: Least seconds in which a fine-tuning gets anywhere.
 LEAST_TUNING = 6.0
 
@@ -48,8 +48,12 @@ class Clock:
 
     @property
     def measured_by(self) -> float | None:
-        """When measuring what networks cost has to be over; None where trials are counted."""
-        return None if self.budget is None else self.began + FEASIBILITY_SHARE * self.budget
+        """When measuring what networks cost, begun now, has to be over; None where trials are counted."""
+        if self.budget is None:
+            return None
+        return max(
+            self.began + FEASIBILITY_END * self.budget, time.monotonic() + FEASIBILITY_SHARE * self.budget
+        )
 
     @property
     def final(self) -> float:

@@ -58,6 +58,7 @@ class FakeBench:
 
     latency: Cost
     factor = 1.0
+    waited: float | None = None
     fails: Exception | None = None
     asked: list[tuple[str, str, int]]
 
@@ -321,3 +322,12 @@ def test_where_nothing_fits_the_closest_rows_are_named() -> None:
     )
     assert closest(frame, sets) == [False, True, True, False]
     assert closest(frame.iloc[:0], sets) == []
+
+
+def test_what_is_not_known_may_keep_a_limit() -> None:
+    sets = [limits("latency_ms<=1", "size_mb<=2")]
+    nothing = float("nan")
+    frame = pd.DataFrame(
+        {"latency_ms": [nothing] * 2, "size_mb": [1.5, 4.0], "reason": ["not measured in time"] * 2}
+    )
+    assert closest(frame, sets) == [True, False]

@@ -373,3 +373,11 @@ def test_what_is_kept_for_the_end() -> None:
     assert finishing_seconds(240.0, 1000, 100.0, workers=2) < many
     assert finishing_seconds(240.0, 100, 100.0, sets=3) > few
     assert finishing_seconds(20.0, 10**6, 500.0, sets=9) == pytest.approx(6.0)
+
+
+def test_measuring_costs_gets_its_share_however_late_it_begins() -> None:
+    began = time.monotonic()
+    assert Clock(began, None).measured_by is None
+    early, late = Clock(began, 100.0).measured_by, Clock(began - 60.0, 100.0).measured_by
+    assert early == pytest.approx(began + 25.0, abs=1.0)
+    assert late == pytest.approx(began + 20.0, abs=1.0)
