@@ -86,7 +86,7 @@ class Clock:
 def finishing_seconds(
     budget: float | None, images: int, macs_m: float, *, sets: int = 1, workers: int = 1
 ) -> float:
-    """Seconds to keep for export, measuring, test images and report; at most 30 % of a budget, 0 without one.
+    """Seconds to keep for export, measuring, test images and report; at most 40 % of a budget, 0 without one.
 
     Args:
         budget: seconds, None where trials are counted.
@@ -98,7 +98,7 @@ def finishing_seconds(
     if budget is None:
         return 0.0
     scoring = images * (3.0 * macs_m / 22_000 + 0.002) / max(1, workers)
-    return min(0.3 * budget, sets * (4.0 + scoring) + 3.0 + COSTS_SHARE * budget)
+    return min(0.4 * budget, sets * (4.0 + scoring) + 3.0 + COSTS_SHARE * budget)
 
 
 @dataclass(frozen=True)
