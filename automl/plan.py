@@ -68,6 +68,12 @@ class Clock:
         start = self.first_trial if self.first_trial is not None else time.monotonic()
         return start + SEARCH_SHARE * (self.final - start)
 
+    def keep(self, seconds: float) -> None:
+        """Keep this for the end, but leave the trials half of what is left: without a model there is nothing to end."""
+        self.reserve = (
+            seconds if self.budget is None else min(seconds, 0.5 * max(0.0, self.budget - self.used()))
+        )
+
     def used(self) -> float:
         """Seconds since the submit began."""
         return time.monotonic() - self.began

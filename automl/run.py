@@ -200,8 +200,8 @@ class Run:
         )
         macs = float(np.nanmax(self.table.loc[self.table["feasible"], "macs_m"].fillna(100.0)))
         tested, sets_count = len(self.dataset.indices("test")), max(1, len(self.limits))
-        self.clock.reserve = finishing_seconds(
-            self.clock.budget, tested, macs, sets=sets_count, workers=self.workers
+        self.clock.keep(
+            finishing_seconds(self.clock.budget, tested, macs, sets=sets_count, workers=self.workers)
         )
         self.clock.workers = self.workers
 

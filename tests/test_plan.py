@@ -381,3 +381,14 @@ def test_measuring_costs_gets_its_share_however_late_it_begins() -> None:
     early, late = Clock(began, 100.0).measured_by, Clock(began - 60.0, 100.0).measured_by
     assert early == pytest.approx(began + 25.0, abs=1.0)
     assert late == pytest.approx(began + 20.0, abs=1.0)
+
+
+def test_the_trials_get_half_of_what_is_left() -> None:
+    clock = Clock(time.monotonic() - 20.0, 60.0)
+    clock.keep(10.0)
+    assert clock.reserve == 10.0
+    clock.keep(30.0)
+    assert clock.reserve == pytest.approx(20.0, abs=1.0)
+    spent = Clock(time.monotonic() - 70.0, 60.0)
+    spent.keep(30.0)
+    assert spent.reserve == 0.0
