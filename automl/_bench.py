@@ -28,7 +28,7 @@ class Bench:
         device: the models will run on.
         classes: of the task; they decide the size of the head.
         cache: folder of measurements.
-        learn: take some seconds to learn how steady the device is, where nothing is known of it.
+        learn: take some seconds for a calm machine, and to learn how steady the device is where nothing is known of it.
 
     Attributes:
         waited: seconds until the machine was calm enough for the first measurement; None before it.
@@ -88,7 +88,7 @@ class Bench:
             info = export_onnx(self._models[backbone.name], side, file, precision=precision)
             learning = self._learn and not self.timer.steadiness.known
             if self.waited is None:
-                self.waited = _wait_until_calm()
+                self.waited = _wait_until_calm() if self._learn else 0.0
             # The first file of all also shows how steady the device is.
             latency = self.timer.measure(file, thorough=learning)
             if latency.high_ms > 1.15 * latency.low_ms or not latency.calm:

@@ -281,7 +281,7 @@ def run_onnx(
         path: of the ONNX file.
         level: ``level[rows]`` gives uint8 ``[n, R, R, 3]``.
         index: rows.
-        threads: batches that run at the same time, each on one thread, which scales better than several threads on one.
+        threads: batches that run at the same time, each on one thread.
         batch: images at a time.
 
     Returns:

@@ -288,16 +288,25 @@ def frozen_seconds(images: int, classes: int, macs_m: float) -> float:
     return images * (macs_m / _INFERENCE_RATE + _FITTING * classes)
 
 
-def search_images(table: pd.DataFrame, *, images: int, classes: int, core_seconds: float | None) -> int:
-    """Images that the search can learn from: all, or as many as two first trials get through.
+def search_images(
+    backbones: Sequence[Backbone],
+    table: pd.DataFrame,
+    *,
+    images: int,
+    classes: int,
+    core_seconds: float | None,
+) -> int:
+    """Images that the search can learn from: as many as two first trials get through, all where there are none.
 
     Args:
+        backbones: what can be had.
         table: ``FeasibilityTable.frame``.
         images: that there are.
         classes: that are told apart.
         core_seconds: processor time of the first trials, None for no bound.
     """
-    macs = table.loc[table["feasible"], "macs_m"].min()
+    pretrained = [b.name for b in backbones if b.pretrained]
+    macs = table.loc[table["feasible"] & table["architecture"].isin(pretrained), "macs_m"].min()
     if core_seconds is None or not math.isfinite(macs):
         return images
     most = int(core_seconds / 2 / frozen_seconds(1, classes, float(macs)))

@@ -223,7 +223,9 @@ class Run:
         before = self.store.finished() if self.resume else []
         images = len(self.dataset.indices("development"))
         asked = {spec.images or images for spec, _ in before if spec.purpose == "search"}
-        self.images = max(asked) if asked else search_images(self.table, images=images, **first)
+        self.images = (
+            max(asked) if asked else search_images(self.backbones, self.table, images=images, **first)
+        )
         self.sample = self.dataset.sample(self.images)
         if (seen := self.sample.sampled) is not None:
             self.notes.append(

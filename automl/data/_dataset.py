@@ -140,7 +140,7 @@ class Dataset:
         the split alone, and a larger sample contains a smaller one.
 
         Args:
-            count: images; at least all of them gives the data set itself.
+            count: images; where that takes all of them, the data set itself comes back.
         """
         development = np.asarray(self.split) < 2
         share = count / max(1, int(development.sum()))
@@ -155,9 +155,11 @@ class Dataset:
         place = np.arange(len(self)) - first[inverse]
         picked = np.zeros(len(self), bool)
         picked[drawn] = place < np.maximum(4, np.ceil(share * sizes))[inverse]
+        picked &= development
+        if picked.sum() == development.sum():
+            return self
         some = Dataset(self.folder)
-        some._picked = picked & development
-        some.sampled = int(some._picked.sum())
+        some._picked, some.sampled = picked, int(picked.sum())
         return some
 
     def images(self, side: int | None = None) -> ImageLevel:

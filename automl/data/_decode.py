@@ -121,7 +121,7 @@ def decode_image(source: str | Path | bytes, *, large: bool = True) -> Image.Ima
 
 
 def _stream(source: str | Path | bytes) -> Any:
-    """What Pillow opens: small files are read at once, which is faster than its many small reads."""
+    """What Pillow opens: small files at once, instead of its many small reads."""
     if not isinstance(source, bytes):
         with open(source, "rb", buffering=0) as handle:
             if os.fstat(handle.fileno()).st_size > _AT_ONCE:

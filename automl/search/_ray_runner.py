@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import ray
 from ray import tune
-from ray.air.execution.resources import FixedResourceManager
 from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
@@ -249,9 +248,12 @@ def _prepare_workers(scheduler: Any, concurrency: int) -> None:
         if done:
             return
         done.append(True)
-        manager: Any = getattr(tune_controller, "_actor_manager", None)
-        if hasattr(manager, "_resource_manager"):
-            manager._resource_manager = FixedResourceManager()
+        with suppress(AttributeError, ImportError):
+            from ray.air.execution.resources import FixedResourceManager
+
+            manager = tune_controller._actor_manager
+            if manager._resource_manager is not None:
+                manager._resource_manager = FixedResourceManager()
         with suppress(AttributeError):
             tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=concurrency)
         with suppress(AttributeError):

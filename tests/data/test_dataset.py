@@ -363,6 +363,7 @@ def test_a_sample_keeps_parts_classes_and_folds(tmp_path: Path, cache: Path) -> 
         assert set(train) == set(all_train) & set(development)
         assert set(held) == set(all_held) & set(development)
     assert data.sample(len(whole)) is data
+    assert data.sample(len(whole) - 1) is data  # shares are rounded up, so that none is left out
     assert data.sample(70).indices("train").tolist() == some.indices("train").tolist()
     assert pickle.loads(pickle.dumps(data)).sampled is None
 
