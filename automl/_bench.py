@@ -7,6 +7,8 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ class Bench:
             AutomlError: it cannot be exported or run.
             BackboneError: it cannot be built.
         """
-        path = self.folder / f"{self._key(backbone, precision, side)}.json"
+        path = self.folder / f"{_key(backbone, side, precision, self.classes)}.json"
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             return {name: float(stored[name]) for name in _KEYS}
@@ -73,9 +75,7 @@ class Bench:
             pass  # not measured yet, or a damaged note
         found, calm = self._measured(backbone, precision, side)
         if calm:
-            temporary = path.with_suffix(f".{os.getpid()}.part")
-            temporary.write_text(json.dumps(found), encoding="utf-8")
-            os.replace(temporary, path)
+            _remember(path, found)
         return found
 
     def _measured(self, backbone: Backbone, precision: str, side: int) -> tuple[dict[str, float], bool]:
@@ -103,15 +103,40 @@ class Bench:
         }
         return found, latency.calm
 
-    def _key(self, backbone: Backbone, precision: str, side: int) -> str:
-        import timm
-        import torch
 
-        versions = timm.__version__, torch.__version__
-        text = json.dumps(
-            [_FORMAT, backbone.to_dict(), side, precision, self.classes, versions], sort_keys=True
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+def counts(backbone: Backbone, sides: Sequence[int], classes: int, cache: Path) -> tuple[dict[int, int], int]:
+    """Multiply-accumulates at each side, and parameters; remembered, as building every network takes seconds.
+
+    Raises:
+        BackboneError: it cannot be built.
+        Exception: whatever the network does wrong.
+    """
+    path = cache / "counts" / f"{_key(backbone, list(sides), classes)}.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {side: int(stored["macs"][str(side)]) for side in sides}, int(stored["params"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # not counted yet, or a damaged note
+    from automl.export import count_macs
+
+    model = untrained(backbone, classes)
+    macs = {side: count_macs(model, side) for side in sides}
+    params = sum(p.numel() for p in model.parameters())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remember(path, {"macs": macs, "params": params})
+    return macs, params
+
+
+def _key(backbone: Backbone, *rest: Any) -> str:
+    versions = version("timm"), version("torch")
+    text = json.dumps([_FORMAT, backbone.to_dict(), *rest, versions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _remember(path: Path, found: dict[str, Any]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    temporary.write_text(json.dumps(found), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _wait_until_calm() -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from automl._bench import Bench, untrained
+from automl._bench import Bench, counts
 from automl.errors import AutomlError
 from automl.task import Constraint, Device
 from search_spaces.backbones import Backbone, BackboneError
@@ -161,8 +161,8 @@ def measure(
         the table; what could not be exported or was not looked at in time is not feasible.
     """
     limited = any(c.is_cost for limits in sets for c in limits)
-    counts = any(c.name == "macs_m" for limits in sets for c in limits)
-    networks = _networks(backbones, sorted(sides), precisions, classes, exact=counts)
+    exact = any(c.name == "macs_m" for limits in sets for c in limits)
+    networks = _networks(backbones, sorted(sides), precisions, classes, cache, exact=exact)
     factor = 1.0
     if limited:
         with Bench(device, classes, cache) as bench:
@@ -182,22 +182,24 @@ def measure(
 
 
 def _networks(
-    backbones: Sequence[Backbone], sides: Sequence[int], precisions: Sequence[str], classes: int, exact: bool
+    backbones: Sequence[Backbone],
+    sides: Sequence[int],
+    precisions: Sequence[str],
+    classes: int,
+    cache: Path,
+    *,
+    exact: bool,
 ) -> list[_Network]:
-    from automl.export import count_macs
-
     found = []
     for backbone in backbones:
         reason = None
         try:
-            model = untrained(backbone, classes)
             if exact:
-                macs = {side: count_macs(model, side) for side in sides}
+                macs, params = counts(backbone, sides, classes, cache)
             else:  # the feature maps shrink by ceilings, which makes some per cent of difference
                 middle = sides[len(sides) // 2]
-                counted = count_macs(model, middle)
-                macs = {side: round(counted * (side / middle) ** 2) for side in sides}
-            params = sum(p.numel() for p in model.parameters())
+                counted, params = counts(backbone, [middle], classes, cache)
+                macs = {side: round(counted[middle] * (side / middle) ** 2) for side in sides}
         except Exception as error:  # whatever a network does wrong is its own failure
             macs, params = dict.fromkeys(sides, 0), 0
             reason = f"it cannot be built: {' '.join(str(error).split())[:160]}"

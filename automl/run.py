@@ -136,8 +136,6 @@ class Run:
 
     def find(self, history_url: str | None, use_pool: bool) -> None:
         """Find backbones, measure what is feasible, build the pool, open the history."""
-        import torch
-
         from automl import feasibility
         from automl.home import cache_folder, home_folder
         from automl.ranking import build_pool, resolutions_for
@@ -145,8 +143,6 @@ class Run:
         from strategy_pool.history import History, default_url
         from strategy_pool.strategy import load_catalog
 
-        # The workers start meanwhile, and threads that wait for each other would take much longer.
-        torch.set_num_threads(1)
         self.history = History(history_url or os.environ.get("AUTOML_HISTORY") or default_url(home_folder()))
         self.backbones, skipped = find_backbones(self.task.weights_dirs, self.task.backbones)
         for line in skipped:
@@ -397,6 +393,9 @@ class Run:
         return left if left < 1.5 * allotment else allotment
 
     def _on_result(self, spec: TrialSpec, outcome: Outcome) -> None:
+        from automl.finish import preload
+
+        preload()
         self.finished.append((spec, outcome))
         self._record(spec, outcome)
         _write_json(self.folder / "search" / "clock.json", {"used": self.clock.used()})
@@ -477,9 +476,10 @@ class Run:
 
     def finish(self) -> Any:
         """Export, measure and report for each set of limits."""
-        from automl.finish import Finisher
+        from automl.finish import Finisher, preload
 
         began = time.monotonic()
+        preload().join()
         self._measure_tried()
         finisher = Finisher(self, began)
         if not self.limits:

@@ -1,21 +1,26 @@
-"""Backbones: which networks can be had, from where, under which licence; and where their stages are."""
+"""Backbones: which networks can be had, from where, under which licence.
+
+Torch and timm take seconds to import, so they are only where a network is built.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import families
+
+if TYPE_CHECKING:
+    from torch import nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -104,7 +109,7 @@ def find_backbones(
                 backbone = _local(Path(name.removeprefix("local-dir:")))
             elif name in local:
                 backbone = _local(local[name])
-            elif any(name in family.NAMES for family in families.FAMILIES.values()):
+            elif families.family_of(name) is not None:
                 backbone = scratch(name)
             else:
                 backbone = _hub(name, download=bool(names), others=tuple(local))
@@ -114,15 +119,14 @@ def find_backbones(
             continue
         found.setdefault(backbone.name, backbone)
     if not names:
-        for family in families.FAMILIES.values():
-            for name in family.NAMES:
-                found.setdefault(name, scratch(name))
+        for name in families.architectures():
+            found.setdefault(name, scratch(name))
     return list(found.values()), skipped
 
 
 def scratch(name: str) -> Backbone:
     """A network of one of the families, without pretrained weights."""
-    family = next((key for key, module in families.FAMILIES.items() if name in module.NAMES), None)
+    family = families.family_of(name)
     if family is None:
         raise BackboneError(f"no family has {name!r}")
     return Backbone(name, "scratch", name, False, licence="none needed (trained from scratch)", family=family)
@@ -160,9 +164,9 @@ def _local(folder: Path) -> Backbone:
                 raise ValueError("no tensors")
     except Exception as error:
         raise BackboneError(f"{weights} cannot be read ({_line(error)}); copy the model again") from None
-    import timm
+    if not _timm_has(architecture):
+        import timm
 
-    if not timm.is_model(architecture):
         hint = _did_you_mean(architecture, timm.list_models())
         raise BackboneError(f"timm has no architecture {architecture!r}{hint} — or install a newer timm")
     return Backbone(
@@ -175,6 +179,19 @@ def _local(folder: Path) -> Backbone:
         _licence(folder, settings),
         config.get("num_features"),
     )
+
+
+def _timm_has(architecture: str) -> bool:
+    """Whether timm registers it: read from timm's source, and asked of timm only where it isn't found there."""
+    spec = importlib.util.find_spec("timm")
+    if spec is not None and spec.origin is not None and architecture.isidentifier():
+        registered = re.compile(rf"^@register_model\s+def {architecture}\(", re.MULTILINE)
+        for path in sorted((Path(spec.origin).parent / "models").glob("*.py")):
+            if registered.search(path.read_text(encoding="utf-8")):
+                return True
+    import timm
+
+    return bool(timm.is_model(architecture))
 
 
 def _licence(folder: Path, settings: Mapping[str, Any]) -> str:
@@ -191,13 +208,14 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _hub(name: str, *, download: bool, others: Sequence[str]) -> Backbone:
+    if not download and not _in_hub_cache(f"timm/{name}"):
+        raise BackboneError("not in the local hub cache")
     import timm
 
     plain = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
     base = plain.split("/")[-1].split(".")[0]
     if not timm.is_model(base):
-        scratch_names = [known for family in families.FAMILIES.values() for known in family.NAMES]
-        hint = _did_you_mean(base, [*others, *scratch_names, *timm.list_models()])
+        hint = _did_you_mean(base, [*others, *families.architectures(), *timm.list_models()])
         raise BackboneError(f"timm has no model {name!r}{hint} — or give local-dir:PATH")
     try:
         config = timm.get_pretrained_cfg(plain.split("/")[-1], allow_unregistered=False)
@@ -272,103 +290,3 @@ def create_backbone(backbone: Backbone, *, num_classes: int = 0, pretrained: boo
     except Exception as error:
         raise BackboneError(f"{backbone.name} cannot be built ({_line(error)})") from error
     return model.float()
-
-
-def feature_stages(model: nn.Module) -> list[nn.Module]:
-    """Return the modules whose outputs mark the network's stages, from the input to the head.
-
-    Known layouts are taken by name; otherwise the children of the longest ``Sequential`` or ``ModuleList``.
-    """
-    inner = getattr(model, "wrapped", model)
-    blocks = _stage_container(inner)
-    stages = list(blocks.children()) if blocks is not None else []
-    if len(stages) > 8:  # a transformer: a few of its many equal blocks
-        picks = sorted({round((i + 1) * len(stages) / 4) - 1 for i in range(4)})
-        stages = [stages[i] for i in picks]
-    return stages
-
-
-def _stage_container(model: nn.Module) -> nn.Module | None:
-    for name in ("blocks", "stages", "layers", "features"):
-        child = getattr(model, name, None)
-        if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 1:
-            return child
-    for prefix in ("layer", "s"):  # ResNets; RegNets
-        layers = [getattr(model, f"{prefix}{i}", None) for i in range(1, 5)]
-        if all(isinstance(layer, nn.Module) for layer in layers):
-            return nn.ModuleList([layer for layer in layers if layer is not None])
-    candidates = [m for m in model.children() if isinstance(m, nn.Sequential | nn.ModuleList)]
-    return max(candidates, key=len, default=None)
-
-
-def stage_groups(model: nn.Module) -> list[list[str]]:
-    """Return the names of the parameters, grouped from stem to head: ``[stem, stage 1, …, rest]``."""
-    container = _stage_container(model)
-    stages = list(container.children()) if container is not None else []
-    of = {id(p): level for level, stage in enumerate(stages) for p in stage.parameters()}
-    groups: list[list[str]] = [[] for _ in range(len(stages) + 2)]
-    inside = False
-    for name, parameter in model.named_parameters():
-        level = of.get(id(parameter))
-        if level is not None:
-            inside = True
-            groups[level + 1].append(name)
-        else:
-            groups[-1 if inside else 0].append(name)
-    return [group for group in groups if group]
-
-
-class _Trunk(nn.Module):
-    def __init__(self, parts: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for part in self.parts:
-            x = part(x)
-        return x
-
-
-class _Tail(_Trunk):
-    """The stages after the trunk and the network's own pooling (timm's ``forward_head``)."""
-
-    def __init__(self, parts: Sequence[nn.Module], owner: nn.Module) -> None:
-        super().__init__(parts)
-        self._owner = [owner]  # in a list so that the whole network is not registered below its own tail
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self._owner[0].forward_head(super().forward(x))  # type: ignore[operator]
-        return out
-
-
-def trunk_split(model: nn.Module, stages: int) -> tuple[nn.Module, nn.Module] | None:
-    """Cut a network behind its first ``stages`` stages: (trunk, tail), sharing its modules.
-
-    ``tail(trunk(x))`` equals ``model(x)``, which is checked on random input in evaluation mode; None where
-    the layout is not known or the check fails.
-    """
-    container = getattr(model, "blocks", None)
-    if not isinstance(container, nn.Sequential) or not hasattr(model, "forward_head"):
-        return None
-    blocks = list(container.children())
-    if not 1 <= stages < len(blocks):
-        return None
-    before = [getattr(model, name) for name in ("conv_stem", "bn1") if hasattr(model, name)]
-    after = [getattr(model, name) for name in ("conv_head", "bn2") if hasattr(model, name)]
-    after = [] if hasattr(model, "conv_norm_first") else after
-    if not hasattr(model, "conv_stem"):
-        return None
-    if "MobileNetV3" in type(model).__name__:
-        after = []  # its conv_head comes after the pooling, inside forward_head
-    trunk, tail = _Trunk([*before, *blocks[:stages]]), _Tail([*blocks[stages:], *after], model)
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-            same = torch.allclose(model(x), tail(trunk(x)), atol=1e-4, rtol=1e-3)
-    except Exception:
-        same = False
-    finally:
-        model.train(training)
-    return (trunk, tail) if same else None

@@ -18,7 +18,7 @@ from search_spaces import families
 from search_spaces.backbones import Backbone, scratch
 from tests._models import network, pictures, pretrained, small_cnn
 
-FAMILIES = [name for family in families.FAMILIES.values() for name in family.NAMES]
+FAMILIES = families.architectures()
 
 
 class Linear(nn.Module):

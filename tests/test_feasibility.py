@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
+from automl import _bench as bench_module
 from automl import feasibility as module
+from automl._bench import counts
 from automl.errors import AutomlError
 from automl.feasibility import COLUMNS, closest, measure
 from automl.task import Constraint, Device
-from search_spaces.backbones import Backbone, BackboneError
+from search_spaces.backbones import Backbone, BackboneError, scratch
 
 SIDES = [32, 48, 64, 96, 128, 160, 192, 224]
 DEVICE = Device.parse("cpu:1")
@@ -38,19 +40,6 @@ def limits(*expressions: str) -> list[Constraint]:
 
 def macs(name: str, side: int) -> int:
     return WORK[name] * side * side // 1024
-
-
-class FakeModel(nn.Module):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.weight = nn.Parameter(_empty(PARAMS[name]))
-
-
-def _empty(count: int) -> Any:
-    import torch
-
-    return torch.empty(1).expand(count)
 
 
 class FakeBench:
@@ -98,6 +87,7 @@ def run(
     fails: Exception | None = None,
     deadline: float | None = None,
     sides: list[int] = SIDES,
+    unbuildable: str | None = None,
 ) -> tuple[pd.DataFrame, list[tuple[str, str, int]]]:
     """The table, and what was measured in this order."""
     asked: list[tuple[str, str, int]] = []
@@ -106,12 +96,15 @@ def run(
         (FakeBench,),
         {"latency": staticmethod(cost), "factor": factor, "fails": fails, "asked": asked, "opened": 0},
     )
-    import automl.export
+
+    def fake_counts(backbone: Backbone, sides: Sequence[int], *_: object) -> tuple[dict[int, int], int]:
+        if backbone.name == unbuildable:
+            raise RuntimeError("no such\nlayer")
+        return {side: macs(backbone.name, side) for side in sides}, PARAMS[backbone.name]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "Bench", bench)
-        patch.setattr(module, "untrained", lambda backbone, _classes: FakeModel(backbone.name))
-        patch.setattr(automl.export, "count_macs", lambda model, side: macs(model.name, side))
+        patch.setattr(module, "counts", fake_counts)
         table = measure(
             backbones(*names or ("small",)),
             sides,
@@ -301,16 +294,8 @@ def test_a_network_that_cannot_be_exported_says_so_at_every_side(error: Exceptio
     assert set(frame["reason"]) == {"cannot be exported"}
 
 
-def test_a_network_that_cannot_be_built_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = FakeModel.__init__
-
-    def build(self: FakeModel, name: str) -> None:
-        if name == "large":
-            raise RuntimeError("no such\nlayer")
-        original(self, name)
-
-    monkeypatch.setattr(FakeModel, "__init__", build)
-    frame, _ = run(per_mac(1e-6), [limits("latency_ms<=100")], "small", "large")
+def test_a_network_that_cannot_be_built_does_not_stop_the_others() -> None:
+    frame, _ = run(per_mac(1e-6), [limits("latency_ms<=100")], "small", "large", unbuildable="large")
     assert feasible(frame, "small") == SIDES and feasible(frame, "large") == []
     assert set(frame[frame["architecture"] == "large"]["reason"]) == {"it cannot be built: no such layer"}
 
@@ -331,3 +316,35 @@ def test_what_is_not_known_may_keep_a_limit() -> None:
         {"latency_ms": [nothing] * 2, "size_mb": [1.5, 4.0], "reason": ["not measured in time"] * 2}
     )
     assert closest(frame, sets) == [True, False]
+
+
+def test_what_a_network_counts_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = scratch("small_cnn_xs")
+    macs_at, params = counts(network, [32, 64], 3, tmp_path)
+    assert macs_at[64] == pytest.approx(4 * macs_at[32], rel=0.05) and params > 10_000
+    (note,) = (tmp_path / "counts").iterdir()
+
+    def build(*_: object) -> None:
+        raise RuntimeError("built again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench_module, "untrained", build)
+        assert counts(network, [32, 64], 3, tmp_path) == (macs_at, params)
+        for other in ([32], [32, 96]):
+            with pytest.raises(RuntimeError, match="built again"):
+                counts(network, other, 3, tmp_path)
+        with pytest.raises(RuntimeError, match="built again"):
+            counts(network, [32, 64], 4, tmp_path)
+    note.write_text("{", encoding="utf-8")
+    assert counts(network, [32, 64], 3, tmp_path) == (macs_at, params)
+
+
+def test_a_search_can_begin_without_the_imports_that_take_seconds() -> None:
+    code = (
+        "import sys, automl.run, automl.feasibility, automl.ranking\n"
+        "from search_spaces.backbones import find_backbones\n"
+        "assert find_backbones()[0]\n"
+        "print([name for name in ('torch', 'timm', 'sklearn') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,20 +145,42 @@ def _start_local(ray: Any, cpus: int, gpus: int | None, preload: tuple[str, ...]
     parent = _short_folder()
     _sweep(parent)
     _cluster.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        object_store_memory=_STORE_BYTES,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _temp_dir=str(_cluster.folder),
-        _system_config={
-            "idle_worker_killing_time_threshold_ms": 600_000,  # they wait, with their imports done, for trials
-            **({"preload_python_modules": list(preload)} if preload else {}),
-        },
-    )
+    with _fewer_processes():
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=str(_cluster.folder),
+            _system_config={
+                "idle_worker_killing_time_threshold_ms": 600_000,  # they wait, with their imports done, for trials
+                **({"preload_python_modules": list(preload)} if preload else {}),
+            },
+        )
+
+
+@contextmanager
+def _fewer_processes() -> Iterator[None]:
+    """Start Ray without the servers that one machine does not need.
+
+    Even without its dashboard Ray starts the dashboard's server and waits for it, before it starts any worker; beside
+    it a process for autoscaling and one that passes logs on. No argument of ``ray.init`` leaves them out.
+    """
+    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    node: Any = None
+    with suppress(ImportError):  # a release that has it elsewhere starts a little later
+        from ray._private.node import Node as node
+    kept = {name: getattr(node, name) for name in names if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(node, name, method)
 
 
 def _short_folder() -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.backbones import feature_stages, stage_groups
+from search_spaces.stages import feature_stages, stage_groups
 
 #: Methods that update the backbone or add to it.
 FINE_TUNING = (

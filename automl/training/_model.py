@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from automl.errors import AutomlError
 from automl.training._heads import build_head
 from automl.training._methods import add_conv_adapters
-from search_spaces.backbones import Backbone, create_backbone, feature_stages
+from search_spaces.backbones import Backbone, create_backbone
+from search_spaces.stages import feature_stages
 
 #: Pooled features that a head may read: the last layer alone, or several stages beside it.
 TAPS = ("last", "multi")

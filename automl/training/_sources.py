@@ -15,7 +15,7 @@ from automl.evaluation.quiet import working
 from automl.training._augment import Augment
 from automl.training._frozen import OutOfTime, inference_runner
 from automl.training._model import VisionModel, collected, pool
-from search_spaces.backbones import trunk_split
+from search_spaces.stages import trunk_split
 
 #: Bytes that the cached activations of one trial may take on disk.
 _BANK_BYTES = 1.5e9

@@ -6,12 +6,24 @@ features ``[N, F]`` from normalised images ``[N, 3, H, W]``) and modules listed 
 
 from __future__ import annotations
 
-from torch import nn
+import importlib
+from typing import TYPE_CHECKING
 
-from search_spaces.families import small_cnn
+if TYPE_CHECKING:
+    from torch import nn
 
-#: Family name → its module; add a family by adding its module here.
-FAMILIES = {"small_cnn": small_cnn}
+#: Family → its architectures; the module of that name here is imported when one of them is built.
+FAMILIES: dict[str, tuple[str, ...]] = {"small_cnn": ("small_cnn_xs", "small_cnn_s", "small_cnn_m")}
+
+
+def architectures() -> list[str]:
+    """Return the architectures of all families."""
+    return [name for names in FAMILIES.values() for name in names]
+
+
+def family_of(name: str) -> str | None:
+    """Return the family that offers an architecture, None where none does."""
+    return next((family for family, names in FAMILIES.items() if name in names), None)
 
 
 def create(name: str) -> nn.Module:
@@ -20,8 +32,8 @@ def create(name: str) -> nn.Module:
     Raises:
         ValueError: no family offers it.
     """
-    for family in FAMILIES.values():
-        if name in family.NAMES:
-            return family.create(name)
-    known = [n for family in FAMILIES.values() for n in family.NAMES]
-    raise ValueError(f"unknown architecture {name!r}; known: {', '.join(known)}")
+    family = family_of(name)
+    if family is None:
+        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(architectures())}")
+    network: nn.Module = importlib.import_module(f"search_spaces.families.{family}").create(name)
+    return network

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from automl.records import INTERRUPTED
@@ -310,3 +311,15 @@ def test_no_core_is_lost_to_a_placement_group(run: Run) -> None:
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < until:
         time.sleep(0.1)
     assert ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+
+
+def test_servers_that_one_machine_does_not_need_are_not_started(run: Run) -> None:
+    from ray._private.node import Node
+
+    search(run, pool_only(numbered(1)), "empty")
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert any("raylet" in line for line in commands)
+    assert not [c for c in commands if "dashboard.py" in c or "monitor.py" in c]
+    assert (
+        Node.start_api_server.__qualname__ == "Node.start_api_server"
+    )  # as it was, for others of this process

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,10 @@ from search_spaces.backbones import (
     Backbone,
     BackboneError,
     create_backbone,
-    feature_stages,
     find_backbones,
     scratch,
-    stage_groups,
-    trunk_split,
 )
+from search_spaces.stages import feature_stages, stage_groups, trunk_split
 from tests._models import pretrained, write_model
 
 #: Architecture → stages that are known of it.
@@ -50,7 +50,7 @@ def names(found: list[Backbone]) -> list[str]:
 
 
 def scratch_names() -> list[str]:
-    return [name for family in families.FAMILIES.values() for name in family.NAMES]
+    return families.architectures()
 
 
 def only_line(skipped: list[str]) -> str:
@@ -306,3 +306,10 @@ def test_the_shared_weights_can_all_be_had(weights: Path) -> None:
     found, skipped = find_backbones([weights])
     assert [b.name for b in found if b.pretrained and b.name in folders] == folders and skipped == []
     assert all(b.licence != "unknown" for b in found)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "vit_tiny_patch16_224", "test_efficientnet"])
+def test_timms_networks_are_known_without_importing_it(name: str) -> None:
+    code = f"import sys; from search_spaces.backbones import _timm_has; print(_timm_has({name!r}), 'timm' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 from search_spaces import families
-from search_spaces.backbones import create_backbone, feature_stages, scratch, stage_groups
+from search_spaces.backbones import create_backbone, scratch
+from search_spaces.stages import feature_stages, stage_groups
 
-NAMES = [name for family in families.FAMILIES.values() for name in family.NAMES]
+NAMES = families.architectures()
 
 
 @pytest.fixture(params=NAMES)
@@ -62,8 +64,10 @@ def test_a_seed_repeats_the_weights() -> None:
 
 
 def test_a_family_says_what_it_offers() -> None:
-    for family in families.FAMILIES.values():
-        assert isinstance(family.NAMES, Mapping) and callable(family.create)
+    for family, names in families.FAMILIES.items():
+        module = importlib.import_module(f"search_spaces.families.{family}")
+        assert isinstance(module.NAMES, Mapping) and callable(module.create)
+        assert tuple(module.NAMES) == names
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:

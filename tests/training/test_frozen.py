@@ -16,7 +16,8 @@ from automl.data import Dataset
 from automl.errors import AutomlError
 from automl.training import Features, OutOfTime, frozen_features, inference_runner
 from automl.training import _frozen as module
-from search_spaces.backbones import Backbone, create_backbone, trunk_split
+from search_spaces.backbones import Backbone, create_backbone
+from search_spaces.stages import trunk_split
 from tests._models import pictures, pretrained, shapes
 
 

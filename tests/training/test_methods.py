@@ -19,7 +19,8 @@ from automl.training._methods import (
     merge_low_rank,
     parameter_groups,
 )
-from search_spaces.backbones import create_backbone, feature_stages, scratch, stage_groups
+from search_spaces.backbones import create_backbone, scratch
+from search_spaces.stages import feature_stages, stage_groups
 from strategy_pool.strategy import FROZEN_METHODS, TUNED_METHODS
 from tests._models import network, recipe, small_cnn
 
