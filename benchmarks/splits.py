@@ -48,7 +48,10 @@ def told(cell: Cell) -> str:
 
 
 def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
-    """Mean scores per dataset and method, the engine's difference to the better one, and their mean."""
+    """Mean scores per dataset and method, the engine's difference to the better one, and their mean.
+
+    A dataset on which a method is still missing shows the better one of those there are; the mean leaves it out.
+    """
     from benchmarks.comparison import over_datasets
     from benchmarks.tables import compare, head, interval
 
@@ -56,10 +59,12 @@ def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> di
     for cell in cells:
         by_dataset[cell["dataset"]][cell["method"]][cell["split"]] = cell
     rows, differences = [], []
+    ever = {cell["method"] for cell in cells}
     for name, methods in by_dataset.items():
         row, difference = compare(methods, resamples=resamples)
-        rows.append({"dataset": name, **row})
-        if difference is not None:
+        missing = sorted(ever - set(methods))
+        rows.append({"dataset": name, **row, "missing": missing})
+        if difference is not None and not missing:
             differences.append(difference)
     return {
         **head(suite, cells, metric="balanced_accuracy", resamples=resamples),
@@ -85,7 +90,9 @@ def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str
     rows = summary["datasets"]
     methods = [m for m in titles if any(m in row["methods"] for row in rows)]
     several = len(methods) > 2
-    gap_title = "engine − better [95 %]" if several else f"engine − {methods[-1]} [95 %]"
+    gap_title = (
+        "engine − better [95 %]" if several else f"engine − {methods[-1] if methods[1:] else '?'} [95 %]"
+    )
     columns = ["dataset", "classes", "test images", *methods, *(["better reference"] if several else [])]
     lines = []
     for row in rows:
@@ -93,14 +100,15 @@ def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str
             f"{row['methods'][m]['balanced_accuracy']:.3f}" if m in row["methods"] else "" for m in methods
         ]
         better = row.get("better_reference", "")
+        label = f"{better} ({', '.join(row['missing'])} not run)" if better and row["missing"] else better
         tests = " + ".join(str(n) for n in row.get("test_images", []))
         gap = signed(row["differences"][better]) if better else ""
-        lines.append(
-            [row["dataset"], str(row["classes"]), tests, *found, *([better] if several else []), gap]
-        )
+        lines.append([row["dataset"], str(row["classes"]), tests, *found, *([label] if several else []), gap])
     overall = summary["overall"]["engine - better"]
     if overall is not None:
-        lines.append(["**mean**", *[""] * (len(columns) - 1), f"**{signed(overall)}**"])
+        whole = sum(1 for row in rows if not row["missing"])
+        which = "mean" if whole == len(rows) else f"mean of the {whole} with all methods"
+        lines.append([f"**{which}**", *[""] * (len(columns) - 1), f"**{signed(overall)}**"])
     splits = sorted({split for row in rows for split in row["splits"]})
     return "\n".join(
         [

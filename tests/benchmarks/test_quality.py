@@ -87,6 +87,20 @@ def test_a_failed_cell_is_told_and_the_others_go_on(
     assert "it fell over" in capsys.readouterr().err
 
 
+def test_a_dataset_without_one_of_the_methods_does_not_count_in_the_mean(
+    tmp_path: Path, arguments: list[str], called: list[str]
+) -> None:
+    (tmp_path / "broken").mkdir()
+    arguments.insert(1, str(tmp_path / "broken"))
+    assert quality.run(arguments) == 1
+    found = json.loads((tmp_path / "results" / "quality.json").read_text())
+    rows = {row["dataset"]: row for row in found["datasets"]}
+    assert rows["parts"]["missing"] == [] and rows["broken"]["missing"] == ["plain"]
+    assert found["overall"] == {"engine - better": rows["parts"]["differences"]["plain"], "datasets": 1}
+    text = (tmp_path / "results" / "quality.md").read_text()
+    assert "logreg (plain not run)" in text and "**mean of the 1 with all methods**" in text
+
+
 def test_a_cell_that_hangs_is_ended(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
