@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,9 @@ def counts(backbone: Backbone, sides: Sequence[int], classes: int, cache: Path) 
     model = untrained(backbone, classes)
     macs = {side: count_macs(model, side) for side in sides}
     params = sum(p.numel() for p in model.parameters())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remember(path, {"macs": macs, "params": params})
+    with suppress(OSError):  # a full disk must not look like a network that cannot be built
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remember(path, {"macs": macs, "params": params})
     return macs, params
 
 

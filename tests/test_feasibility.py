@@ -335,6 +335,9 @@ def test_what_a_network_counts_is_remembered(tmp_path: Path, monkeypatch: pytest
                 counts(network, other, 3, tmp_path)
         with pytest.raises(RuntimeError, match="built again"):
             counts(network, [32, 64], 4, tmp_path)
+    full = tmp_path / "full"
+    full.write_text("no folder")
+    assert counts(network, [32, 64], 3, full) == (macs_at, params)
     note.write_text("{", encoding="utf-8")
     assert counts(network, [32, 64], 3, tmp_path) == (macs_at, params)
 
