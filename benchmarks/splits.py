@@ -90,9 +90,7 @@ def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str
     rows = summary["datasets"]
     methods = [m for m in titles if any(m in row["methods"] for row in rows)]
     several = len(methods) > 2
-    gap_title = (
-        "engine − better [95 %]" if several else f"engine − {methods[-1] if methods[1:] else '?'} [95 %]"
-    )
+    gap_title = f"engine − {'better' if several else methods[-1]} [95 %]" if len(methods) > 1 else "difference"
     columns = ["dataset", "classes", "test images", *methods, *(["better reference"] if several else [])]
     lines = []
     for row in rows:

@@ -228,8 +228,6 @@ def _hub(name: str, *, download: bool, others: Sequence[str]) -> Backbone:
     hub_id = (plain if "/" in plain else config.hf_hub_id) or ""
     if hub_id.endswith("/"):
         hub_id += plain
-    if not _in_hub_cache(hub_id) and not download:
-        raise BackboneError("not in the local hub cache")
     backbone = Backbone(
         plain.split("/")[-1],
         f"hf-hub:{hub_id}",

@@ -320,6 +320,5 @@ def test_servers_that_one_machine_does_not_need_are_not_started(run: Run) -> Non
     commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     assert any("raylet" in line for line in commands)
     assert not [c for c in commands if "dashboard.py" in c or "monitor.py" in c]
-    assert (
-        Node.start_api_server.__qualname__ == "Node.start_api_server"
-    )  # as it was, for others of this process
+    # As it was, for others of this process.
+    assert Node.start_api_server.__qualname__ == "Node.start_api_server"
