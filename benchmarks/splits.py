@@ -90,7 +90,9 @@ def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str
     rows = summary["datasets"]
     methods = [m for m in titles if any(m in row["methods"] for row in rows)]
     several = len(methods) > 2
-    gap_title = f"engine − {'better' if several else methods[-1]} [95 %]" if len(methods) > 1 else "difference"
+    gap_title = (
+        f"engine − {'better' if several else methods[-1]} [95 %]" if len(methods) > 1 else "difference"
+    )
     columns = ["dataset", "classes", "test images", *methods, *(["better reference"] if several else [])]
     lines = []
     for row in rows:
