@@ -16,6 +16,7 @@ from typing import Any
 from automl.evaluation.latency import Steadiness, Timer, device_name
 from automl.task import Device
 from search_spaces.backbones import Backbone, create_backbone
+from search_spaces.counts import COUNTED_SIDE, count_macs, look_up
 
 #: Rises when a stored measurement changes its meaning.
 _FORMAT = 1
@@ -112,21 +113,45 @@ def counts(backbone: Backbone, sides: Sequence[int], classes: int, cache: Path) 
         BackboneError: it cannot be built.
         Exception: whatever the network does wrong.
     """
-    path = cache / "counts" / f"{_key(backbone, list(sides), classes)}.json"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {side: int(stored["macs"][str(side)]) for side in sides}, int(stored["params"])
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # not counted yet, or a damaged note
-    from automl.export import count_macs
+    found = _counted(backbone, sides, cache)
+    if found is None:
+        model = untrained(
+            backbone, 1
+        )  # a head of one class has a multiply-accumulate per feature, and a bias
+        width = int(model.head.linear.in_features)
+        found = {
+            "macs": {side: count_macs(model, side) - width for side in sides},
+            "params": sum(p.numel() for p in model.parameters()) - width - 1,
+            "width": width,
+        }
+        path = _counts_note(backbone, sides, cache)
+        with suppress(OSError):  # a full disk must not look like a network that cannot be built
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remember(path, found)
+    head = found["width"] * classes
+    return {side: macs + head for side, macs in found["macs"].items()}, found["params"] + head + classes
 
-    model = untrained(backbone, classes)
-    macs = {side: count_macs(model, side) for side in sides}
-    params = sum(p.numel() for p in model.parameters())
-    with suppress(OSError):  # a full disk must not look like a network that cannot be built
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remember(path, {"macs": macs, "params": params})
-    return macs, params
+
+def is_counted(backbone: Backbone, sides: Sequence[int], cache: Path) -> bool:
+    """Whether :func:`counts` answers from its note."""
+    return _counted(backbone, sides, cache) is not None
+
+
+def _counted(backbone: Backbone, sides: Sequence[int], cache: Path) -> dict[str, Any] | None:
+    """The trunk's counts, None where it was not counted yet or its note is damaged."""
+    known = look_up(backbone) if list(sides) == [COUNTED_SIDE] else None
+    if known is not None:
+        return {"macs": {COUNTED_SIDE: known.macs}, "params": known.params, "width": known.width}
+    try:
+        stored = json.loads(_counts_note(backbone, sides, cache).read_text(encoding="utf-8"))
+        macs = {side: int(stored["macs"][str(side)]) for side in sides}
+        return {"macs": macs, "params": int(stored["params"]), "width": int(stored["width"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _counts_note(backbone: Backbone, sides: Sequence[int], cache: Path) -> Path:
+    return cache / "counts" / f"{_key(backbone, list(sides))}.json"
 
 
 def _key(backbone: Backbone, *rest: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from automl.aside import Aside
 from automl.machine import gpus
 from automl.run import Run
 from automl.task import Constraint, Task
@@ -74,19 +75,23 @@ def submit(
     # What is wrong with a source mostly shows at once, and then nothing was started; a long list is read meanwhile.
     soon = threading.Timer(_WAIT_FOR_LIST, start)
     soon.daemon = True
-    soon.start()
     try:
-        try:
-            run.read(columns, start)
-            run.find(history_url, use_pool)
-        except BaseException:
-            run.undo()
-            raise
+        with Aside() as aside:
+            run.aside = None if in_process else aside
+            try:
+                run.find_networks()
+                soon.start()
+                run.read(columns, start)
+                run.build_pool(history_url, use_pool)
+            except BaseException:
+                run.undo()
+                raise
         run.search(ray_address=ray_address, use_search=use_search, in_process=in_process)
         return run.finish()
     finally:
         soon.cancel()
-        soon.join()
+        if soon.is_alive():
+            soon.join()
         run.close()
         one_thread.restore_original_limits()
         if not in_process and ray_address is None:
@@ -107,8 +112,9 @@ def rank_task(task: Task, *, history_url: str | None = None, columns: dict[str, 
         run = Run(task, Path(scratch), False, (), True)
         (Path(scratch) / "search").mkdir()
         try:
+            run.find_networks()
             run.read(columns)
-            run.find(history_url, True)
+            run.build_pool(history_url, True)
             return run.ranked()
         finally:
             run.close()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from automl.errors import AutomlError
+from search_spaces.counts import count_macs
 
 OPSET = 17
 _LARGEST_DIFFERENCE = 1e-2
@@ -246,30 +247,6 @@ def _float_nodes(path: str) -> list[str]:
     if not heavy:
         return []
     return [node.name for i, node in enumerate(nodes) if i < heavy[0] or i > heavy[-1]]
-
-
-def count_macs(model: nn.Module, resolution: int) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image."""
-    total = 0
-
-    def count(module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            per_output = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-            total += output[0].numel() * per_output
-        elif isinstance(module, nn.Linear):
-            total += output[0].numel() * module.in_features
-
-    handles = [
-        m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, resolution, resolution))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return int(total)
 
 
 def run_onnx(

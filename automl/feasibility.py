@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from automl._bench import Bench, counts
+from automl._bench import Bench, counts, is_counted
 from automl.errors import AutomlError
+from automl.evaluation.latency import device_name
 from automl.task import Constraint, Device
 from search_spaces.backbones import Backbone, BackboneError
+from search_spaces.counts import COUNTED_SIDE
 
 TIMED = ("latency_ms", "latency_p95_ms", "memory_mb")
 COLUMNS = (
@@ -181,6 +183,15 @@ def measure(
     return FeasibilityTable(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def is_quick(
+    backbones: Sequence[Backbone], sets: Sequence[Sequence[Constraint]], device: Device, cache: Path
+) -> bool:
+    """Whether :func:`measure` will most likely build no network: it only looks things up or has measured before."""
+    if any(c.is_cost for limits in sets for c in limits):
+        return any((cache / device_name(device)).glob("*.json"))
+    return all(is_counted(backbone, [COUNTED_SIDE], cache) for backbone in backbones)
+
+
 def _networks(
     backbones: Sequence[Backbone],
     sides: Sequence[int],
@@ -197,9 +208,8 @@ def _networks(
             if exact:
                 macs, params = counts(backbone, sides, classes, cache)
             else:  # the feature maps shrink by ceilings, which makes some per cent of difference
-                middle = sides[len(sides) // 2]
-                counted, params = counts(backbone, [middle], classes, cache)
-                macs = {side: round(counted[middle] * (side / middle) ** 2) for side in sides}
+                known, params = counts(backbone, [COUNTED_SIDE], classes, cache)
+                macs = {side: round(known[COUNTED_SIDE] * (side / COUNTED_SIDE) ** 2) for side in sides}
         except Exception as error:  # whatever a network does wrong is its own failure
             macs, params = dict.fromkeys(sides, 0), 0
             reason = f"it cannot be built: {' '.join(str(error).split())[:160]}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -244,7 +244,7 @@ def landmark_candidates(
     """The first trials: logistic regressions on frozen features.
 
     They cost seconds, give a usable model at once, and tell which backbones suit the task. The very first one is the
-    cheapest of all, so that there is a model soon; then comes each pretrained backbone at the largest side whose
+    cheapest of all, on the last features alone, so that there is a model soon; then comes each pretrained backbone at the largest side whose
     features fit into its share of the time, the longest first, so that no worker waits long for the last one.
 
     Args:
@@ -255,14 +255,12 @@ def landmark_candidates(
         classes: that are told apart.
         core_seconds: processor time that all of them together may take, None for no bound.
     """
-    strategy = min(
-        (s for s in catalog.values() if s.method == "logistic"),
-        key=lambda s: (s.taps != "multi", s.resolution != "native", s.order),
-        default=None,
-    )
+    fitted = [s for s in catalog.values() if s.method == "logistic"]
+    strategy = min(fitted, key=lambda s: (s.taps != "multi", s.resolution != "native", s.order), default=None)
+    quickest = min(fitted, key=lambda s: (s.taps == "multi", s.resolution != "native", s.order), default=None)
     pretrained = {b.name for b in backbones if b.pretrained}
     rows = table[table["feasible"] & table["architecture"].isin(pretrained)]
-    if strategy is None or rows.empty:
+    if strategy is None or quickest is None or rows.empty:
         return []
     settings = [
         (float(r.macs_m), Candidate(str(r.architecture), int(r.resolution), str(r.precision), strategy.name))
@@ -278,8 +276,9 @@ def landmark_candidates(
         fitting = [s for s in mine if frozen_seconds(images, classes, s[0]) <= share]
         if mine:
             chosen.append(fitting[0] if fitting else min(mine, key=lambda s: s[0]))
-    first = min(settings, key=lambda s: (s[1].precision != "fp32", s[0], s[1].architecture))
-    ordered = [first, *sorted(chosen, key=lambda s: (-s[0], s[1].architecture))]
+    least = min(settings, key=lambda s: (s[1].precision != "fp32", s[0], s[1].architecture))[1]
+    first = replace(least, strategy=quickest.name)
+    ordered = [(0.0, first), *sorted(chosen, key=lambda s: (-s[0], s[1].architecture))]
     return list(dict.fromkeys(candidate for _, candidate in ordered))
 
 

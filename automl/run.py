@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from automl.aside import Aside
 from automl.candidate import Candidate
 from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
@@ -42,6 +43,7 @@ class Run:
         self.made: list[Path] = []
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.aside: Aside | None = None
 
     # --- the folder -----------------------------------------------------------------------------
 
@@ -101,6 +103,13 @@ class Run:
 
     # --- data, backbones, feasibility, pool -------------------------------------------------------
 
+    def find_networks(self) -> None:
+        """Find the backbones."""
+        from automl import networks
+
+        self.sets = [list(limits) for limits in self.limits] or [list(self.task.constraints)]
+        self.backbones = networks.find(self.task, self.sets, self.say, self.aside)
+
     def read(self, columns: dict[str, str] | None, start: Callable[[], None] | None = None) -> None:
         """Load the data and check the task against it; ``start`` is called as soon as nothing speaks against it."""
         from automl.data import load_dataset
@@ -134,51 +143,20 @@ class Run:
             self.say(f"  {line}")
         self.seconds["data"] = time.monotonic() - began
 
-    def find(self, history_url: str | None, use_pool: bool) -> None:
-        """Find backbones, measure what is feasible, build the pool, open the history."""
-        from automl import feasibility
-        from automl.home import cache_folder, home_folder
-        from automl.ranking import build_pool, resolutions_for
-        from search_spaces.backbones import find_backbones
+    def build_pool(self, history_url: str | None, use_pool: bool) -> None:
+        """Measure what is feasible, build the pool, open the history."""
+        from automl import networks, ranking
+        from automl.home import home_folder
         from strategy_pool.history import History, default_url
         from strategy_pool.strategy import load_catalog
 
         self.history = History(history_url or os.environ.get("AUTOML_HISTORY") or default_url(home_folder()))
-        self.backbones, skipped = find_backbones(self.task.weights_dirs, self.task.backbones)
-        for line in skipped:
-            self.say(f"  {line}")
-        if not self.backbones:
-            raise InputError(f"none of the backbones asked for can be had: {'; '.join(skipped)}")
-        if not any(b.pretrained for b in self.backbones):
-            self.say(
-                "  no pretrained weights were found: small nets are trained from scratch; "
-                "--weights-dir FOLDER or one online run gives better models"
-            )
         self.catalog = load_catalog()
-        sets = [list(limits) for limits in self.limits] or [list(self.task.constraints)]
-        costs = [c for limits in sets for c in limits if c.is_cost]
-        sides = resolutions_for(self.dataset.size)
-        if costs:
-            self.say("measuring which networks can meet the limits")
-        self.table = feasibility.measure(
-            self.backbones,
-            sides,
-            ("fp32", "int8") if costs else ("fp32",),
-            len(self.dataset.class_names),
-            sets,
-            self.task.device,
-            cache_folder("feasibility"),
-            deadline=self.clock.measured_by,
-        ).frame
+        self.table, self.infeasible = networks.measure(
+            self.backbones, self.dataset, self.task, self.sets, self.say, self.aside, self.clock.measured_by
+        )
         self.table.to_parquet(self.folder / "search" / "feasibility.parquet")
-        count = int(self.table["feasible"].sum())
-        if costs:
-            self.say(f"  {count} of {len(self.table)} network settings can meet them")
-        self.infeasible = len(self.table) - count
-        if not count:
-            # Nothing can meet the limits: the closest is still trained, so that the user sees what it would take.
-            self.table["feasible"] = feasibility.closest(self.table, sets)
-        self.pool = build_pool(self.backbones, self.catalog, self.table, self.dataset.size)
+        self.pool = ranking.build_pool(self.backbones, self.catalog, self.table, self.dataset.size)
         if not self.pool:
             raise AutomlError("no strategy of the catalog fits any of the backbones")
         self.past = self.history.trials() if use_pool else None

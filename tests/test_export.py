@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from automl.errors import AutomlError
-from automl.export import DeployModel, count_macs, export_onnx, run_onnx
+from automl.export import DeployModel, export_onnx, run_onnx
 from automl.training import fit_neighbours, new_model
 from search_spaces import families
 from search_spaces.backbones import Backbone, scratch
@@ -178,35 +178,6 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
         export_onnx(broken, 8, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
-
-
-@pytest.mark.parametrize(
-    ("layer", "expected"),
-    [
-        (nn.Conv2d(3, 8, 3, padding=1), 16 * 16 * 8 * 27),
-        (nn.Conv2d(3, 8, 3, stride=2, padding=1), 8 * 8 * 8 * 27),
-        (nn.Conv2d(3, 6, 5, padding=2, groups=3), 16 * 16 * 6 * 25),
-        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)), 256 * (24 + 32)),
-        (nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), 7680),
-        (nn.Flatten(), 0),
-    ],
-)
-def test_multiply_accumulates_of_known_layers(layer: nn.Module, expected: int) -> None:
-    assert count_macs(layer, 16) == expected
-
-
-def test_multiply_accumulates_grow_with_the_area() -> None:
-    model = network(small_cnn())
-    assert count_macs(model, 128) / count_macs(model, 64) == pytest.approx(4, rel=0.02)
-
-
-def test_counting_leaves_the_model_as_it_was() -> None:
-    model = network(small_cnn())
-    hooks = [len(m._forward_hooks) for m in model.modules()]
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    count_macs(model, 32)
-    assert [len(m._forward_hooks) for m in model.modules()] == hooks
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])

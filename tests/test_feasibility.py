@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 
 from automl import _bench as bench_module
 from automl import feasibility as module
-from automl._bench import counts
+from automl._bench import counts, is_counted, untrained
 from automl.errors import AutomlError
-from automl.feasibility import COLUMNS, closest, measure
+from automl.evaluation.latency import device_name
+from automl.feasibility import COLUMNS, closest, is_quick, measure
 from automl.task import Constraint, Device
-from search_spaces.backbones import Backbone, BackboneError, scratch
+from search_spaces.backbones import Backbone, BackboneError, create_backbone, scratch
+from search_spaces.counts import count_macs
 
 SIDES = [32, 48, 64, 96, 128, 160, 192, 224]
 DEVICE = Device.parse("cpu:1")
@@ -179,7 +182,8 @@ def test_whatever_the_costs_a_measured_side_is_judged_by_its_measurement(
     assert 1 <= len(asked) <= 4 and len(set(asked)) == len(asked)
     for row in measured.itertuples():
         assert row.latency_ms == costs[row.resolution]
-        assert row.feasible == (row.latency_ms * factor <= constraint[0].limit * (1 + 1e-12))
+        load = row.latency_ms * factor / constraint[0].limit
+        assert row.feasible == (load <= 1.0) or load == pytest.approx(1.0, rel=1e-12)
     for row in frame.itertuples():
         assert row.feasible == (row.reason == "")
         if not row.feasible:
@@ -333,8 +337,10 @@ def test_what_a_network_counts_is_remembered(tmp_path: Path, monkeypatch: pytest
         for other in ([32], [32, 96]):
             with pytest.raises(RuntimeError, match="built again"):
                 counts(network, other, 3, tmp_path)
-        with pytest.raises(RuntimeError, match="built again"):
-            counts(network, [32, 64], 4, tmp_path)
+        known = counts(network, [32, 64], 4, tmp_path)
+        assert is_counted(network, [32, 64], tmp_path) and not is_counted(network, [32], tmp_path)
+    model = untrained(network, 4)
+    assert known == ({s: count_macs(model, s) for s in (32, 64)}, sum(p.numel() for p in model.parameters()))
     full = tmp_path / "full"
     full.write_text("no folder")
     assert counts(network, [32, 64], 3, full) == (macs_at, params)
@@ -342,9 +348,24 @@ def test_what_a_network_counts_is_remembered(tmp_path: Path, monkeypatch: pytest
     assert counts(network, [32, 64], 3, tmp_path) == (macs_at, params)
 
 
+def test_it_is_quick_where_everything_is_known(tmp_path: Path) -> None:
+    networks = [replace(scratch("small_cnn_xs"), architecture="new"), scratch("small_cnn_xs")]
+    free, limited = [limits()], [limits("recall[a]>=0.9"), limits("size_mb<=4")]
+    assert not is_quick(networks, free, DEVICE, tmp_path)
+    assert is_quick(networks[1:], free, DEVICE, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_module, "create_backbone", lambda *_, **__: create_backbone(networks[1]))
+        counts(networks[0], [128], 2, tmp_path)
+    assert is_quick(networks, free, DEVICE, tmp_path) and not is_quick(networks, limited, DEVICE, tmp_path)
+    folder = tmp_path / device_name(DEVICE)
+    folder.mkdir()
+    (folder / "note.json").write_text("{}")
+    assert is_quick(networks, limited, DEVICE, tmp_path)
+
+
 def test_a_search_can_begin_without_the_imports_that_take_seconds() -> None:
     code = (
-        "import sys, automl.run, automl.feasibility, automl.ranking\n"
+        "import sys, automl.run, automl.networks, automl.ranking\n"
         "from search_spaces.backbones import find_backbones\n"
         "assert find_backbones()[0]\n"
         "print([name for name in ('torch', 'timm', 'sklearn') if name in sys.modules])"

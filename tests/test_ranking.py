@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import pandas as pd
@@ -250,6 +249,7 @@ def test_landmarks_are_frozen_features_of_every_pretrained_backbone() -> None:
     assert {c.architecture for c in first} == {"big", "small"}
     assert {CATALOG[c.strategy].method for c in first} == {"logistic"}
     assert (first[0].architecture, first[0].resolution) == ("small", 64)  # the cheapest of all
+    assert [CATALOG[c.strategy].taps for c in first] == ["last", "multi", "multi"]
     assert [(c.architecture, c.resolution) for c in first[1:]] == [("big", 224), ("small", 224)]
 
 
@@ -277,8 +277,13 @@ def test_without_pretrained_backbones_or_recipes_there_are_no_landmarks() -> Non
 
 def test_landmarks_are_not_repeated_where_one_side_is_left() -> None:
     first = landmarks(table((96,)))
-    assert len(first) == len(set(first)) == 2
-    assert all(math.isfinite(WORK[c.architecture]) for c in first)
+    assert [(c.architecture, CATALOG[c.strategy].taps) for c in first] == [
+        ("small", "last"),
+        ("big", "multi"),
+        ("small", "multi"),
+    ]
+    only = {n: s for n, s in CATALOG.items() if s.method != "logistic" or n == "logistic_multitap"}
+    assert [c.architecture for c in landmarks(table((96,)), catalog=only)] == ["small", "big"]
 
 
 def test_a_search_learns_from_what_the_time_allows() -> None:

@@ -1,0 +1,93 @@
+"""Which networks can be had for a task, and which of them can keep its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from automl import feasibility
+from automl.aside import Aside
+from automl.errors import InputError
+from automl.home import cache_folder
+from automl.ranking import resolutions_for
+from automl.task import Constraint, Task
+from search_spaces.backbones import Backbone, find_backbones
+
+
+def find(
+    task: Task, sets: Sequence[Sequence[Constraint]], say: Callable[[str], None], aside: Aside | None
+) -> list[Backbone]:
+    """Find the backbones; where networks will have to be built, begin the imports that this takes.
+
+    Args:
+        task: what is asked for.
+        sets: of limits.
+        say: tells the user something.
+        aside: where networks will be built; None for this process.
+
+    Raises:
+        InputError: none of those that were asked for can be had.
+    """
+    found, skipped = find_backbones(task.weights_dirs, task.backbones)
+    for line in skipped:
+        say(f"  {line}")
+    if not found:
+        raise InputError(f"none of the backbones asked for can be had: {'; '.join(skipped)}")
+    if not any(b.pretrained for b in found):
+        say(
+            "  no pretrained weights were found: small nets are trained from scratch; "
+            "--weights-dir FOLDER or one online run gives better models"
+        )
+    if aside is not None and not feasibility.is_quick(found, sets, task.device, cache_folder("feasibility")):
+        aside.start()
+    return found
+
+
+def measure(
+    backbones: Sequence[Backbone],
+    dataset: Any,
+    task: Task,
+    sets: Sequence[Sequence[Constraint]],
+    say: Callable[[str], None],
+    aside: Aside | None,
+    deadline: float | None,
+) -> tuple[pd.DataFrame, int]:
+    """Find out what can keep one of the sets of limits.
+
+    Args:
+        backbones: of :func:`find`.
+        dataset: an opened :class:`automl.data.Dataset`.
+        task: what is asked for.
+        sets: of limits.
+        say: tells the user something.
+        aside: where networks are built and timed; None for this process.
+        deadline: ``time.monotonic()`` after which nothing more is measured.
+
+    Returns:
+        the frame of a :class:`automl.feasibility.FeasibilityTable`, and how many of its rows cannot keep any set of
+        limits. Where that is all of them, the closest are marked as feasible, so that the user sees what it would take.
+    """
+    costs, cache = any(c.is_cost for limits in sets for c in limits), cache_folder("feasibility")
+    if costs:
+        say("measuring which networks can meet the limits")
+    arguments = (
+        backbones,
+        resolutions_for(dataset.size),
+        ("fp32", "int8") if costs else ("fp32",),
+        len(dataset.class_names),
+        sets,
+        task.device,
+        cache,
+    )
+    if aside is not None and (costs or not feasibility.is_quick(backbones, sets, task.device, cache)):
+        table = aside.call(feasibility.measure, *arguments, deadline=deadline).frame
+    else:
+        table = feasibility.measure(*arguments, deadline=deadline).frame
+    count = int(table["feasible"].sum())
+    if costs:
+        say(f"  {count} of {len(table)} network settings can meet them")
+    if not count:
+        table["feasible"] = feasibility.closest(table, sets)
+    return table, len(table) - count
