@@ -115,9 +115,8 @@ def counts(backbone: Backbone, sides: Sequence[int], classes: int, cache: Path) 
     """
     found = _counted(backbone, sides, cache)
     if found is None:
-        model = untrained(
-            backbone, 1
-        )  # a head of one class has a multiply-accumulate per feature, and a bias
+        model = untrained(backbone, 1)
+        # A head of one class has a multiply-accumulate per feature, and a bias.
         width = int(model.head.linear.in_features)
         found = {
             "macs": {side: count_macs(model, side) - width for side in sides},
@@ -133,7 +132,7 @@ def counts(backbone: Backbone, sides: Sequence[int], classes: int, cache: Path) 
 
 
 def is_counted(backbone: Backbone, sides: Sequence[int], cache: Path) -> bool:
-    """Whether :func:`counts` answers from its note."""
+    """Whether :func:`counts` answers without building the network."""
     return _counted(backbone, sides, cache) is not None
 
 

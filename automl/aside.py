@@ -42,7 +42,9 @@ class Aside:
 
     def start(self, imports: Sequence[str] = IMPORTS) -> None:
         """Start the process, if it has not been, and let it import; returns at once."""
-        if self._child is None:
+        if self._child is not None:
+            return
+        with contextlib.suppress(OSError):  # then functions are called in this process
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "automl.aside", *imports],
                 stdin=subprocess.PIPE,

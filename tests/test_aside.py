@@ -56,6 +56,13 @@ def test_where_the_process_dies_the_function_is_called_here() -> None:
         assert aside.call(os.getpid) == os.getpid()
 
 
+def test_where_no_process_can_be_started_the_function_is_called_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with Aside() as aside:
+        aside.start()
+        assert aside.call(os.getpid) == os.getpid()
+
+
 def test_imports_begin_before_the_first_call() -> None:
     with Aside() as aside:
         aside.start(("colorsys", "no_such_module"))
