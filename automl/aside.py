@@ -1,33 +1,40 @@
-"""A process beside the engine's own in which functions are called that need torch.
+"""A process beside the engine's own that builds and times networks.
 
-Importing it takes seconds. There they go by while the data are read, and the engine's own process, which reads them
-and starts Ray meanwhile, stays free of it until it finishes a model.
+Importing torch takes seconds. There they go by while the data are read, and the engine's own process, which reads them
+and starts Ray meanwhile, stays free of it until it finishes a model. The two exchange lines of JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
-import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+import pandas as pd
+
+from automl import feasibility
+from automl.task import Constraint, Device
+from search_spaces.backbones import Backbone
 
 #: What building and exporting a network needs.
-IMPORTS = ("torch", "timm", "automl.training", "automl.feasibility")
+IMPORTS = ("torch", "timm", "automl.training")
 
 
 class Aside:
-    """Calls functions in a process of its own; a context manager.
+    """Measures networks in a process of its own; a context manager.
 
-    The process starts with :meth:`start` or with the first call and ends with the context.
+    The process starts with :meth:`start` or with the first measurement and ends with the context.
     """
 
     def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Aside:
         return self
@@ -44,11 +51,12 @@ class Aside:
         """Start the process, if it has not been, and let it import; returns at once."""
         if self._child is not None:
             return
-        with contextlib.suppress(OSError):  # then functions are called in this process
+        with contextlib.suppress(OSError):  # then networks are measured in this process
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "automl.aside", *imports],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                text=True,
                 env={
                     **os.environ,
                     "OMP_NUM_THREADS": "1",
@@ -57,49 +65,66 @@ class Aside:
                 start_new_session=True,  # Ctrl-C is the engine's to answer
             )
 
-    def call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """Call a function there, or here where the process cannot be started or dies.
+    def measure(
+        self,
+        backbones: Sequence[Backbone],
+        sides: Sequence[int],
+        precisions: Sequence[str],
+        classes: int,
+        sets: Sequence[Sequence[Constraint]],
+        device: Device,
+        cache: Path,
+        *,
+        deadline: float | None = None,
+    ) -> feasibility.FeasibilityTable:
+        """:func:`automl.feasibility.measure` there, or here where the process cannot be started or fails."""
+        request = {
+            "backbones": [backbone.to_dict() for backbone in backbones],
+            "sides": list(sides),
+            "precisions": list(precisions),
+            "classes": classes,
+            "sets": [[asdict(limit) for limit in limits] for limits in sets],
+            "device": asdict(device),
+            "cache": str(cache),
+            "deadline": deadline,
+        }
+        self.start(())
+        child = self._child
+        if child is not None and child.stdin is not None and child.stdout is not None:
+            with contextlib.suppress(OSError, ValueError):  # ValueError: it ended without an answer
+                child.stdin.write(json.dumps(request) + "\n")
+                child.stdin.flush()
+                return feasibility.FeasibilityTable(pd.DataFrame(json.loads(child.stdout.readline())))
+        return feasibility.measure(
+            backbones, sides, precisions, classes, sets, device, cache, deadline=deadline
+        )
 
-        Args:
-            function: at the top of a module; it, its arguments and its result are pickled.
-            arguments, named: what it is called with.
 
-        Raises:
-            Exception: whatever the function raised.
-        """
-        try:
-            self.start(())
-            child = self._child
-            if child is None or child.stdin is None or child.stdout is None:
-                raise BrokenPipeError
-            pickle.dump((function, arguments, named), child.stdin)
-            child.stdin.flush()
-            failed, result = pickle.load(child.stdout)  # what this program's own process wrote
-        except (OSError, EOFError, pickle.UnpicklingError):
-            return function(*arguments, **named)
-        if failed:
-            raise result
-        return result
+def _answer(line: str) -> str:
+    """Measure what a line asks for and return the table's columns."""
+    asked = json.loads(line)
+    table = feasibility.measure(
+        [Backbone.from_dict(values) for values in asked["backbones"]],
+        asked["sides"],
+        asked["precisions"],
+        asked["classes"],
+        [[Constraint(**limit) for limit in limits] for limits in asked["sets"]],
+        Device(**asked["device"]),
+        Path(asked["cache"]),
+        deadline=asked["deadline"],
+    )
+    return json.dumps(table.frame.to_dict("list"))
 
 
 def _serve(imports: Sequence[str]) -> None:
-    """Answer calls until nothing more comes."""
-    out = os.fdopen(os.dup(1), "wb")
+    """Answer until nothing more comes."""
+    out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     for name in imports:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    while True:
-        try:
-            function, arguments, named = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            answer = (False, function(*arguments, **named))
-        except Exception as error:
-            answer = (True, error)
-        pickle.dump(answer, out)
-        out.flush()
+    for line in sys.stdin:
+        print(_answer(line), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -81,10 +81,9 @@ def measure(
         task.device,
         cache,
     )
-    if aside is not None and (costs or not feasibility.is_quick(backbones, sets, task.device, cache)):
-        table = aside.call(feasibility.measure, *arguments, deadline=deadline).frame
-    else:
-        table = feasibility.measure(*arguments, deadline=deadline).frame
+    builds = costs or not feasibility.is_quick(backbones, sets, task.device, cache)
+    call = aside.measure if aside is not None and builds else feasibility.measure
+    table = call(*arguments, deadline=deadline).frame
     count = int(table["feasible"].sum())
     if costs:
         say(f"  {count} of {len(table)} network settings can meet them")

@@ -1,81 +1,82 @@
-"""The process beside the engine's own: it answers, it fails as the function fails, and it never takes the run with it."""
+"""The process beside the engine's own: it measures what this process would, and never takes the run with it."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from automl import feasibility
 from automl.aside import Aside
-from automl.errors import InputError
+from automl.task import Constraint, Device
+from search_spaces.backbones import Backbone, scratch
+
+NETWORKS = [scratch("small_cnn_xs"), Backbone("odd", "none", "no_such_network", pretrained=False)]
 
 
-def fails(text: str) -> None:
-    raise InputError(text)
+def asked(cache: Path, *expressions: str) -> tuple[Any, ...]:
+    sets = [[Constraint.parse(e) for e in expressions]]
+    return NETWORKS, [32, 64], ("fp32",), 3, sets, Device.parse("cpu:1"), cache
 
 
-def dies(own: int) -> str:
-    if os.getpid() != own:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "here"
+def same(found: feasibility.FeasibilityTable, expected: feasibility.FeasibilityTable) -> None:
+    timed = [*feasibility.TIMED, "latency_upper_ms"]  # another time it is another figure
+    assert list(found.frame) == list(expected.frame)
+    pd.testing.assert_frame_equal(found.frame.drop(columns=timed), expected.frame.drop(columns=timed))
+    assert (found.frame[timed].isna() == expected.frame[timed].isna()).all(axis=None)
 
 
-def prints() -> str:
-    print("this must not get between the answers")
-    return "answer"
+def number_of(aside: Aside) -> int:
+    assert aside._child is not None
+    return aside._child.pid
 
 
-def loaded(name: str) -> bool:
-    return name in sys.modules
-
-
-def test_functions_are_called_in_another_process() -> None:
+def test_the_table_is_the_one_that_this_process_would_make(tmp_path: Path) -> None:
+    questions = [asked(tmp_path), asked(tmp_path, "size_mb<=4"), asked(tmp_path, "macs_m<=1", "params_m<=9")]
     with Aside() as aside:
-        there = aside.call(os.getpid)
-        assert there != os.getpid() and aside.call(os.getpid) == there
-        assert aside.call(math.hypot, 3.0, 4.0) == 5.0
-        assert aside.call(sorted, [1, 3, 2], reverse=True) == [3, 2, 1]
-        assert aside.call(prints) == "answer"
+        answers = [aside.measure(*question) for question in questions]
+        there = number_of(aside)
+        assert running(there)
     assert not running(there)
+    for question, answer in zip(questions, answers, strict=True):
+        same(answer, feasibility.measure(*question))
+    assert answers[0].frame["feasible"].tolist() == [True, True, False, False]
+    assert answers[2].frame["feasible"].sum() == 0
 
 
-def test_an_error_comes_through_and_the_process_goes_on() -> None:
+def test_where_the_process_dies_this_one_measures(tmp_path: Path) -> None:
     with Aside() as aside:
-        with pytest.raises(InputError, match="no such thing"):
-            aside.call(fails, "no such thing")
-        assert aside.call(prints) == "answer"
+        aside.start(())
+        os.kill(number_of(aside), signal.SIGKILL)
+        same(aside.measure(*asked(tmp_path)), feasibility.measure(*asked(tmp_path)))
 
 
-def test_where_the_process_dies_the_function_is_called_here() -> None:
-    with Aside() as aside:
-        assert aside.call(dies, os.getpid()) == "here"
-        assert aside.call(os.getpid) == os.getpid()
-
-
-def test_where_no_process_can_be_started_the_function_is_called_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_process_can_be_started_this_one_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with Aside() as aside:
         aside.start()
-        assert aside.call(os.getpid) == os.getpid()
+        same(aside.measure(*asked(tmp_path)), feasibility.measure(*asked(tmp_path)))
 
 
-def test_imports_begin_before_the_first_call() -> None:
+def test_what_cannot_be_imported_there_is_no_reason_to_stop(tmp_path: Path) -> None:
     with Aside() as aside:
-        aside.start(("colorsys", "no_such_module"))
-        assert aside.call(loaded, "colorsys")
-    with Aside() as aside:
-        assert not aside.call(loaded, "torch")
+        aside.start(("no_such_module",))
+        aside.measure(*asked(tmp_path))
+        assert running(number_of(aside))
 
 
 def test_one_that_is_busy_ends_with_the_context() -> None:
     with Aside() as aside:
-        there = aside.call(os.getpid)
-        aside._child.stdin.write(b"half a call")  # type: ignore[union-attr]
-        aside._child.stdin.flush()  # type: ignore[union-attr]
+        aside.start()
+        there = number_of(aside)
     assert not running(there)
 
 
