@@ -187,8 +187,8 @@ def untrained(backbone: Backbone, classes: int) -> Any:
     from automl.training._heads import LinearHead
 
     body = Features(create_backbone(backbone, pretrained=False), "last").eval()
-    with torch.inference_mode():
-        width = int(body(torch.zeros(1, 3, 64, 64)).shape[1])
+    with torch.inference_mode():  # on few pixels some networks are left without any
+        width = int(body(torch.zeros(1, 3, COUNTED_SIDE, COUNTED_SIDE)).shape[1])
     return VisionModel(backbone, body, LinearHead(width, classes)).eval()
 
 

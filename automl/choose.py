@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ class Chooser:
         for spec, outcome in finished:
             if spec.purpose != "search" or outcome.usable_score is None or outcome.status == "failed":
                 continue
+            if spec.candidate.precision == "int8" and "fp32_score" not in outcome.metrics:
+                continue  # it ended before it was quantised: its scores are another model's
             scores = load_scores(Path(spec.folder))
             if scores is not None and (Path(spec.folder) / "model.json").exists():
                 scored[spec.trial_id] = (spec, outcome, *scores)
@@ -113,7 +116,11 @@ class Chooser:
 
         found = select(members, value_of, admits=admits, largest=_LARGEST)
         inside = {tuple(sorted(s.weights)) for s in found}
-        rest = [s for s in select(members, value_of, largest=1) if tuple(sorted(s.weights)) not in inside]
+        rest = [
+            replace(s, admitted=False)
+            for s in select(members, value_of, largest=1)
+            if tuple(sorted(s.weights)) not in inside
+        ]
         rest.sort(
             key=lambda s: max((c.violation(s.costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
         )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from automl.errors import AutomlError, InputError, did_you_mean
+from automl.rerank_cli import app as rerank_app
 
 app = typer.Typer(
     name="automl",
@@ -26,6 +27,7 @@ pool_app = typer.Typer(help="The strategies that a search draws from.", no_args_
 history_app = typer.Typer(help="Every trial that was ever run.", no_args_is_help=True)
 app.add_typer(pool_app, name="pool")
 app.add_typer(history_app, name="history")
+app.add_typer(rerank_app, name="rerank")
 
 Data = Annotated[str, typer.Argument(help="image folder (class/file), CSV or Parquet manifest, or .npz")]
 Limit = Annotated[
@@ -42,6 +44,9 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON object on the
 Store = Annotated[
     str | None, typer.Option("--history", envvar="AUTOML_HISTORY", help="database URL of the history")
 ]
+#: Folder of the submit that this process runs, for what is said when it ends early.
+_run_folder: list[Path] = []
+
 Columns = Annotated[
     list[str], typer.Option("--column", help="manifest column, as path=COLUMN, label=COLUMN; repeatable")
 ]
@@ -51,6 +56,7 @@ Columns = Annotated[
     epilog="Example: automl submit data/parts -c 'latency_ms<=5' -c 'recall[defect]>=0.995' --budget 20m"
 )
 def submit(
+    context: typer.Context,
     data: Data,
     constraint: Limit = [],  # noqa: B006
     limits: Annotated[
@@ -91,26 +97,33 @@ def submit(
         )
     if resume is not None and out is not None and Path(resume).resolve() != Path(out).resolve():
         raise InputError("--resume DIR goes on in DIR; leave --out away")
-    task = Task.make(
-        data,
-        constraints=constraint,
-        objective=objective,
-        budget=budget,
-        max_trials=max_trials,
-        device=device,
-        seed=seed,
-        weights_dirs=weights_dir,
-        backbones=backbone,
-    )
+    asked: dict[str, Any] = {
+        "constraints": constraint,
+        "objective": objective,
+        "budget": budget,
+        "max_trials": max_trials,
+        "device": device,
+        "seed": seed,
+        "weights_dirs": weights_dir,
+        "backbones": backbone,
+        "limits": parse_limits_file(limits) if limits is not None else [],
+        "columns": _columns(column),
+    }
+    if resume is not None:
+        from automl.run_folder import as_asked
+
+        asked = as_asked(Path(resume), asked, _typed(context))
+    sets, columns = asked.pop("limits"), asked.pop("columns")
+    task = Task.make(data, **asked)
     if no_supernet:
         print("--no-supernet changes nothing yet: this version searches no subnets", file=sys.stderr)
-    sets = parse_limits_file(limits) if limits is not None else []
-    columns = _columns(column)
+    folder = resume or out or automl.new_run_folder(data)
+    _run_folder.append(Path(folder).expanduser())
     from automl.engine import submit as run  # only now, so that a wrong command is answered at once
 
     result = run(
         task,
-        out=resume or out or automl.new_run_folder(data),
+        out=folder,
         resume=resume is not None,
         limits=sets,
         history_url=history,
@@ -139,8 +152,10 @@ def check(data: Data, seed: Seed = 0, column: Columns = [], as_json: Json = Fals
 
     task, columns = Task.make(data, seed=seed), _columns(column)
     from automl.data import load_dataset
+    from automl.ticker import Ticker
 
-    dataset = load_dataset(task.data, seed=seed, columns=columns)
+    ticker = Ticker(lambda line: print(line, file=sys.stderr, flush=True), "decoding")
+    dataset = load_dataset(task.data, seed=seed, columns=columns, progress=ticker)
     for line in dataset.report.lines():
         print(line)
     if as_json:
@@ -193,6 +208,11 @@ def predict(
         print(frame.to_json(orient="records"))
     else:
         print(frame.to_csv(index=False), end="")
+    broken = int(frame["error"].notna().sum())
+    if broken == len(frame):
+        raise InputError(f"none of the {broken} files could be read: {frame['error'].iloc[0]}")
+    if broken:
+        print(f"{broken} of {len(frame)} files could not be read; see the column error", file=sys.stderr)
 
 
 @app.command(epilog="Example: automl replay automl-runs/parts t0007")
@@ -286,6 +306,20 @@ def _history(url: str | None) -> Any:
     return History(url or default_url(home_folder()))
 
 
+def _typed(context: typer.Context) -> set[str]:
+    """The options that stand on the command line, as the engine calls them."""
+    names = {
+        "constraint": "constraints",
+        "weights_dir": "weights_dirs",
+        "backbone": "backbones",
+        "column": "columns",
+    }
+    given = {name: context.get_parameter_source(name) for name in context.params}
+    return {
+        names.get(name, name) for name, source in given.items() if source and source.name == "COMMANDLINE"
+    }
+
+
 def _columns(pairs: list[str]) -> dict[str, str] | None:
     roles = ("path", "label", "split", "group")
     columns = {}
@@ -319,7 +353,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     wanted = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), "")
     known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    if wanted not in known | {"pool", "history"}:
+    if wanted not in known | {"pool", "history", "rerank"}:
         _add_plugins()
     try:
         ended = app(standalone_mode=False)  # hands the code of an Exit back
@@ -384,7 +418,9 @@ def _usage(error: Any) -> int:
 
 
 def _what_is_kept() -> str:
-    return "; what was finished is kept, submit --resume DIR goes on" if "submit" in sys.argv[1:2] else ""
+    if not _run_folder or not (_run_folder[-1] / "search" / "task.json").exists():
+        return ""
+    return f"; what was finished is kept, automl submit … --resume {_run_folder[-1]} goes on"
 
 
 def _complain(text: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,26 @@ def write_digits(folder: Path, per_class: int | None = None) -> Path:
     return folder
 
 
+def _is_demo(folder: Path, data: Path) -> bool:
+    """Whether an earlier demonstration ran in this folder; any other run is not ours to replace."""
+    try:
+        task = json.loads((folder / "search" / "task.json").read_text(encoding="utf-8"))
+        return Path(task["data"]).resolve() == data.resolve()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def run_demo(out: str | os.PathLike[str] | None, budget: str) -> Any:
     """Submit the digits with a latency and a size limit."""
     import shutil
 
     import automl
     from automl.home import cache_folder
+    from automl.task import Budget
 
+    Budget.parse(budget)  # before anything is removed
     data = write_digits(cache_folder("demo") / "digits")
     folder = Path(out if out is not None else automl.new_run_folder(data)).resolve()
-    if (folder / "result.json").exists() or (folder / "search" / "task.json").exists():
-        shutil.rmtree(folder)  # an earlier demonstration
+    if _is_demo(folder, data):
+        shutil.rmtree(folder)
     return automl.submit(data, constraints=["latency_ms<=1", "size_mb<=2"], budget=budget, seed=0, out=folder)

@@ -11,7 +11,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from automl.aside import Aside
-from automl.machine import gpus
+from automl.machine import trial_resources
 from automl.run import Run
 from automl.task import Constraint, Task
 
@@ -70,7 +70,9 @@ def submit(
         if not in_process:
             from automl.search import prestart
 
-            prestart(run.workers, gpus=None if gpus() else 0, ray_address=ray_address)
+            each = trial_resources(run.workers)
+            cores = round(run.workers * each["cpu"])
+            prestart(cores, gpus=None if "gpu" in each else 0, ray_address=ray_address)
 
     # What is wrong with a source mostly shows at once, and then nothing was started; a long list is read meanwhile.
     soon = threading.Timer(_WAIT_FOR_LIST, start)
@@ -79,10 +81,15 @@ def submit(
         with Aside() as aside:
             run.aside = None if in_process else aside
             try:
+                if ray_address is not None and not in_process:
+                    from automl.search import ensure_started
+
+                    ensure_started(run.workers, ray_address=ray_address)
                 run.find_networks()
                 soon.start()
+                run.open_history(history_url)
                 run.read(columns, start)
-                run.build_pool(history_url, use_pool)
+                run.build_pool(use_pool)
             except BaseException:
                 run.undo()
                 raise
@@ -100,7 +107,13 @@ def submit(
             shutdown()
 
 
-def rank_task(task: Task, *, history_url: str | None = None, columns: dict[str, str] | None = None) -> Any:
+def rank_task(
+    task: Task,
+    *,
+    history_url: str | None = None,
+    columns: dict[str, str] | None = None,
+    quiet: bool = False,
+) -> Any:
     """The pool in the order it would be tried, as a DataFrame with ``candidate``, ``expected`` and ``why``.
 
     Trains nothing; where a submit's first trials would tell which backbone suits the task, the order here
@@ -109,12 +122,13 @@ def rank_task(task: Task, *, history_url: str | None = None, columns: dict[str, 
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="automl-rank-") as scratch:
-        run = Run(task, Path(scratch), False, (), True)
+        run = Run(task, Path(scratch), False, (), quiet)
         (Path(scratch) / "search").mkdir()
         try:
             run.find_networks()
+            run.open_history(history_url)
             run.read(columns)
-            run.build_pool(history_url, True)
+            run.build_pool(True)
             return run.ranked()
         finally:
             run.close()

@@ -48,12 +48,14 @@ class Selection:
         value: what was maximised, on the scored images.
         log_probabilities: combined, ``[n, C]``.
         costs: summed over the members.
+        admitted: whether these keep the limits.
     """
 
     weights: Mapping[str, float]
     value: tuple[float, float]
     log_probabilities: np.ndarray = field(repr=False)
     costs: Mapping[str, float] = field(default_factory=dict)
+    admitted: bool = True
 
 
 def calibrate(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:

@@ -24,6 +24,8 @@ from search_spaces.counts import count_macs
 
 OPSET = 17
 _LARGEST_DIFFERENCE = 1e-2
+#: Distance of two log-probabilities from which on torch is sure of its label.
+_CLEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,12 @@ def export_onnx(
     os.close(fd)
     try:
         Path(temporary).write_bytes(content)
-        difference = _difference(deploy, resolution, temporary)
+        difference = _difference(deploy, resolution, temporary, exact=True)
         if difference > _LARGEST_DIFFERENCE:
             raise AutomlError(f"the exported file differs from torch by {difference:.3g} in a probability")
         if precision == "int8":
             _quantise(temporary, resolution, calibration)
-            difference = _difference(deploy, resolution, temporary)
+            difference = _difference(deploy, resolution, temporary, exact=False)
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     finally:
@@ -163,8 +165,11 @@ def _export(deploy: nn.Module, resolution: int) -> tuple[bytes, str]:
         ) from error
 
 
-def _difference(deploy: nn.Module, resolution: int, path: str) -> float:
-    """Largest difference of a probability between torch and the file, for batches of 1 and 3 random images."""
+def _difference(deploy: DeployModel, resolution: int, path: str, *, exact: bool) -> float:
+    """Largest difference of a probability between torch and the file, for batches of 1 and 3 random images.
+
+    With ``exact`` it is infinite where the file gives a label that torch clearly does not.
+    """
     generator = torch.Generator().manual_seed(0)
     session = _session(path)
     worst = 0.0
@@ -173,11 +178,17 @@ def _difference(deploy: nn.Module, resolution: int, path: str) -> float:
         smooth = nn.functional.interpolate(coarse, size=(resolution, resolution), mode="bilinear")
         images = smooth.permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()
         with torch.inference_mode():
-            expected = deploy(images)[0].numpy()
-        got = session.run(["probabilities"], {"images": images.numpy()})[0]
+            expected, wanted = (part.numpy() for part in deploy(images))
+        got, label = session.run(["probabilities", "label"], {"images": images.numpy()})
         if not np.isfinite(got).all():
             return float("inf")
         worst = max(worst, float(np.abs(expected - got).max()))
+        if exact:
+            bias = 0.0 if deploy.bias is None else deploy.bias.numpy()
+            scores = np.log(np.maximum(expected, 1e-12)) + bias
+            gap = scores.max(axis=1) - np.take_along_axis(scores, label[:, None], axis=1)[:, 0]
+            if (gap > _CLEAR)[label != wanted].any():
+                return float("inf")
     return worst
 
 

@@ -19,16 +19,15 @@ import numpy as np
 import pandas as pd
 
 from automl._bench import Bench, counts, is_counted
-from automl.errors import AutomlError
 from automl.evaluation.latency import device_name
 from automl.task import Constraint, Device
-from search_spaces.backbones import Backbone, BackboneError
+from search_spaces.backbones import Backbone
 from search_spaces.counts import COUNTED_SIDE
 
 TIMED = ("latency_ms", "latency_p95_ms", "memory_mb")
 COLUMNS = (
     "architecture", "resolution", "precision", "latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m",
-    "memory_mb", "latency_upper_ms", "feasible", "basis", "reason",
+    "memory_mb", "latency_upper_ms", "feasible", "basis", "cause", "reason",
 )  # fmt: skip
 #: Share of the latency that does not grow with the multiply-accumulates, where only one side was measured.
 _FIXED_SHARE = 0.1
@@ -50,7 +49,8 @@ class FeasibilityTable:
     Attributes:
         frame: columns :data:`COLUMNS`. ``latency_upper_ms``: in a slow moment of the device. ``feasible``: at least
             one set of limits can be kept. ``basis`` of the costs: ``measured``; ``scaled`` from measured sides of the same network; ``expected`` from other networks;
-            ``counted`` where nothing was timed. ``reason`` says why a row is not feasible.
+            ``counted`` where nothing was timed. ``cause`` of a row that is not feasible: ``limit`` that it cannot
+            keep, ``late`` for not looked at in time, ``failed`` where it cannot be built or run; ``reason`` says more.
     """
 
     frame: pd.DataFrame
@@ -266,29 +266,31 @@ def _narrow_down(
         side = max(fitting) if fitting else min(open_sides)
         try:
             network.measured[side] = bench.costs(network.backbone, network.precision, side)
-        except (AutomlError, BackboneError) as error:
-            network.failed = str(error)
+        except Exception as error:  # whatever a network does wrong is its own failure
+            network.failed = " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _row(
     network: _Network, side: int, sets: Sequence[Sequence[Constraint]], limited: bool, factor: float
 ) -> dict[str, Any]:
     costs, basis = network.costs(side)
-    reason = network.failed
-    if reason is None and limited:
+    cause, reason = ("failed", network.failed) if network.failed is not None else ("", "")
+    if not cause and limited:
         load, text = network.load(side, sets, factor)
-        reason = text if load > 1.0 else None
-        if reason is None and not network.measured and any(c.name in TIMED for s in sets for c in s):
-            reason = "not measured in time"
+        if load > 1.0:
+            cause, reason = "limit", text
+        elif not network.measured and any(c.name in TIMED for s in sets for c in s):
+            cause, reason = "late", "not measured in time"
     return {
         "architecture": network.backbone.name,
         "resolution": side,
         "precision": network.precision,
         **{name: costs[name] for name in COLUMNS[3:9]},
         "latency_upper_ms": max(costs["latency_ms"], costs["low"] * factor),
-        "feasible": reason is None,
+        "feasible": not cause,
         "basis": basis,
-        "reason": reason or "",
+        "cause": cause,
+        "reason": reason,
     }
 
 
@@ -328,7 +330,7 @@ def measure_tried(
                 continue
             try:
                 costs = bench.costs(by_name[name], precision, side)
-            except (AutomlError, BackboneError):
+            except Exception:
                 continue  # the table says nothing about it, as before
             frame.loc[row, ["size_mb", *TIMED]] = [costs[column] for column in ("size_mb", *TIMED)]
             frame.loc[row, "latency_upper_ms"] = max(costs["latency_ms"], costs["low"] * bench.factor)

@@ -19,8 +19,9 @@ import pandas as pd
 from automl.choose import Chooser
 from automl.ensemble import Selection, build_ensemble
 from automl.errors import AutomlError
+from automl.explain import why
 from automl.history_rows import versions
-from automl.records import Outcome, TrialSpec
+from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.task import Constraint, Task
 
 #: Exports that are tried until one keeps its limits.
@@ -50,6 +51,8 @@ class Finisher:
         self.submit, self.began = run, began
         self.dataset = run.dataset
         self.costs = cost_table(run.table)
+        names = ("architecture", "resolution", "precision", "basis")
+        self.bases = {(a, int(r), p): b for a, r, p, b in run.table[list(names)].itertuples(index=False)}
         cautious = cost_table(run.table, cautious=True)
         self.chooser = Chooser(run.finished, run.dataset, run.task.objective, cautious)
         self.by_id: dict[str, tuple[TrialSpec, Outcome]] = {s.trial_id: (s, o) for s, o in run.finished}
@@ -81,13 +84,19 @@ class Finisher:
         limits = task.constraints
         choices = self.chooser.choices(limits)
         if not choices:
+            if self.submit.interrupted:
+                raise KeyboardInterrupt  # before there was anything to finish with
             errors = sorted({o.error for _, o in self.submit.finished if o.error})
             raise AutomlError(
                 "no trial left a model"
                 + (f" ({errors[0]})" if errors else "; a larger --budget gives the first one time to end")
             )
         self.submit.say("exporting and measuring")
-        selection, point, info, latency = self._export(choices, limits, folder, task)
+        selection, point, info, latency, passed = self._export(choices, limits, folder, task)
+        if not latency.calm:
+            self.submit.notes.append(
+                "other programs used the processor while the latency was measured, so it may be better than it looks"
+            )
         costs = _costs(info, latency)
         scored = self._score(folder, selection, point)
         spread = {"latency_ms_low": latency.low_ms, "latency_ms_high": latency.high_ms}
@@ -133,12 +142,13 @@ class Finisher:
                     for m in members
                 ],
                 "costs": costs,
-                "why": self._why(selection, choices, limits),
+                "why": self._why(selection, choices, rows, passed),
                 "needs": self._needs(rows) if status != "ok" else None,
                 "dataset": self.dataset.report.to_dict(),
                 "trials": {
                     "completed": sum(o.status == "completed" for o in search),
-                    "stopped_early": sum(o.status in ("stopped", "timeout") for o in search),
+                    "stopped_early": sum(o.status == "stopped" and o.error != INTERRUPTED for o in search),
+                    "cut_off": sum(o.status == "timeout" or o.error == INTERRUPTED for o in search),
                     "failed": sum(o.status == "failed" for o in search),
                     "infeasible_not_trained": self.submit.infeasible,
                 },
@@ -153,7 +163,13 @@ class Finisher:
                 },
                 "seed": task.seed,
                 "versions": versions(),
-                "device": {"name": str(task.device), "measured": latency is not None},
+                "device": {
+                    "name": str(task.device),
+                    "measured": True,
+                    "calm": latency.calm,
+                    "blocks_ms": list(latency.blocks_ms),
+                },
+                "export": {"exporter": info.exporter, "max_abs_diff": info.max_abs_diff},
             },
         )
         write_card(folder)
@@ -164,8 +180,12 @@ class Finisher:
 
     def _export(
         self, choices: Sequence[Selection], limits: Sequence[Constraint], folder: Path, task: Task
-    ) -> tuple[Selection, Any, Any, Any]:
-        """Export choices in order until one keeps its limits; otherwise the one that comes closest."""
+    ) -> tuple[Selection, Any, Any, Any, int]:
+        """Export choices in order until one keeps its limits; otherwise the one that comes closest.
+
+        Returns:
+            the choice, its operating point, what was exported, its latency, and how many choices it was preferred to.
+        """
         from automl._bench import steadiness
         from automl.evaluation.latency import measure_latency
         from automl.home import cache_folder
@@ -174,18 +194,25 @@ class Finisher:
         cost_limits = [c for c in limits if c.is_cost]
         timed = any(c.name.startswith("latency") for c in limits)
         best: tuple[float, int, tuple[Selection, Any, Any, Any]] | None = None
+        failure: AutomlError | None = None
         for number, selection in enumerate(self._tries(choices, cost_limits)):
             if best is not None and self.submit.clock.late():
                 break
             point = self.chooser.point(selection, limits)
             path = folder / "search" / f"export-{number}.onnx"
-            info = self._write(selection, point.bias, path)
+            try:
+                info = self._write(selection, point.bias, path)
+                latency = measure_latency(path, task.device, remembered, thorough=False)
+            except AutomlError as error:
+                failure = error
+                self.submit.notes.append(f"{self._named(selection)} is not the model: {error}")
+                self.submit.say(f"  {self.submit.notes[-1]}; trying the next")
+                continue
 
             def missed(latency: Any, info: Any = info) -> float:
                 costs = _costs(info, latency, cautious=True)
                 return max((c.violation(costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
 
-            latency = measure_latency(path, task.device, remembered, thorough=False)
             if timed and missed(latency) <= 0:  # a quick look is enough to turn one down, not to trust it
                 latency = measure_latency(path, task.device, remembered)
             worst = missed(latency)
@@ -194,16 +221,18 @@ class Finisher:
             if worst <= 0:
                 break
             self.submit.say(
-                f"  {' + '.join(self.by_id[n][0].candidate.id for n in selection.weights)} misses a limit "
-                f"by {100 * worst:.1f} % when measured; trying the next"
+                f"  {self._named(selection)} misses a limit by {100 * worst:.1f} % when measured; trying the next"
             )
         if best is None:
-            raise AutomlError("nothing could be exported")
+            raise AutomlError(f"nothing could be exported: {failure}")
         _, number, chosen = best
         (folder / "search" / f"export-{number}.onnx").replace(folder / "model.onnx")
         for left in (folder / "search").glob("export-*.onnx"):
             left.unlink()
-        return chosen
+        return *chosen, number
+
+    def _named(self, selection: Selection) -> str:
+        return " + ".join(self.by_id[name][0].candidate.id for name in selection.weights)
 
     @staticmethod
     def _tries(choices: Sequence[Selection], limits: Sequence[Constraint]) -> list[Selection]:
@@ -316,6 +345,7 @@ class Finisher:
                     "seconds": outcome.seconds,
                     "epochs": outcome.epochs,
                     **known,
+                    "basis": self.bases.get(c.triple, ""),
                     "feasible": all(
                         not math.isfinite(known.get(k.name, math.nan)) or k.satisfied(known[k.name])
                         for k in limits
@@ -329,25 +359,33 @@ class Finisher:
             )
         return pd.DataFrame(rows)
 
-    def _why(self, selection: Selection, choices: Sequence[Selection], limits: Sequence[Constraint]) -> str:
-        names = [self.by_id[name][0].candidate.id for name in selection.weights]
-        images = len(self.chooser.index)
-        objective = self.submit.task.objective.expression
-        score = self.chooser.point(selection, limits).objective
-        singles = [s for s in choices if len(s.weights) == 1 and s is not selection]
-        text = (
-            f"{' + '.join(names)} has the best {objective} ({score:.3f} on {images} validation images no member "
-            f"was trained on when it was judged) among the {len(self.chooser.members)} finished candidates"
-            + (" that keep the limits." if limits else ".")
+    def _why(
+        self,
+        selection: Selection,
+        choices: Sequence[Selection],
+        rows: Sequence[Mapping[str, Any]],
+        passed: int,
+    ) -> str:
+        limits = [Constraint.parse(row["expression"]) for row in rows]
+        missed = [c for c, row in zip(limits, rows, strict=True) if not row["satisfied"]]
+        singles = [s for s in choices if len(s.weights) == 1 and s.admitted]
+        rivals = [s for s in singles if s is not selection]
+        best = max(rivals, key=lambda s: s.value, default=None)
+        return why(
+            self._named(selection),
+            objective=self.submit.task.objective.expression,
+            score=self.chooser.point(selection, limits).objective,
+            images=len(self.chooser.index),
+            candidates=len(self.chooser.members),
+            keeping=len(singles),
+            limited=bool(limits),
+            turned_down=passed,
+            missed_cost=any(c.is_cost for c in missed),
+            missed_quality=any(not c.is_cost for c in missed),
+            rival=None if best is None else (self._named(best), self.chooser.point(best, limits).objective),
+            joint=len(selection.weights) > 1,
+            refitted=any(name in self.refits for name in selection.weights),
         )
-        if singles:
-            rival = max(singles, key=lambda s: s.value)
-            other = self.chooser.point(rival, limits).objective
-            text += f" The best {'single model' if len(names) > 1 else 'other model'} is "
-            text += f"{self.by_id[next(iter(rival.weights))][0].candidate.id} with {other:.3f}."
-        if any(name in self.refits for name in selection.weights):
-            text += " Fine-tuned members were then trained on with the validation images."
-        return text
 
     @staticmethod
     def _needs(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -14,8 +14,17 @@ import numpy as np
 from automl.records import Outcome, TrialSpec
 
 
-def trial_row(task_id: str, run: str, spec: TrialSpec, outcome: Outcome, source: str) -> dict[str, Any]:
-    """Fields for :meth:`strategy_pool.history.History.add_trial`; the uid is the same however often it is asked."""
+def trial_row(
+    task_id: str, run: str, spec: TrialSpec, outcome: Outcome, source: str, dataset: Any
+) -> dict[str, Any]:
+    """Fields for :meth:`strategy_pool.history.History.add_trial`; the uid is the same however often it is asked.
+
+    Args:
+        task_id, run: where the trial belongs.
+        spec, outcome: of the trial.
+        source: ``pool``, ``search`` or ``refit``.
+        dataset: for the labels that go with the scores.
+    """
     candidate = spec.candidate
     return {
         "uid": f"{task_id}/{Path(spec.folder).parents[2].as_posix()}/{spec.trial_id}",
@@ -39,19 +48,26 @@ def trial_row(task_id: str, run: str, spec: TrialSpec, outcome: Outcome, source:
         "source": source,
         "seed": spec.seed,
         "metrics": outcome.metrics,
-        "scores": _scores(Path(spec.folder)),
+        "scores": _scores(Path(spec.folder), dataset),
         "versions": versions(),
     }
 
 
-def _scores(folder: Path) -> bytes | None:
+def _scores(folder: Path, dataset: Any) -> bytes | None:
+    """Scores per image with what another objective is computed from: labels and class names."""
     path = folder / "scores.npz"
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as stored:
         index, probabilities = stored["index"], stored["probabilities"].astype(np.float16)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, index=index, probabilities=probabilities)
+    np.savez_compressed(
+        buffer,
+        index=index,
+        probabilities=probabilities,
+        labels=np.asarray(dataset.labels)[index].astype(np.int32),
+        class_names=np.array(dataset.class_names, dtype=np.str_),
+    )
     return buffer.getvalue()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 #: Environment of processes that work on large blocks. glibc gives such blocks back to the kernel at once, and each
@@ -12,13 +14,47 @@ KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": 
 
 
 def gpus() -> int:
-    """How many NVIDIA devices this machine has, without loading a driver."""
-    return len([p for p in Path("/dev").glob("nvidia[0-9]*")]) if sys.platform == "linux" else 0
+    """How many NVIDIA devices this process may use (``CUDA_VISIBLE_DEVICES``), without loading a driver."""
+    if sys.platform != "linux":
+        return 0
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    named = [name.strip() for name in visible.split(",")]
+    ends = next((at for at, name in enumerate(named) if name in ("", "-1")), len(named))
+    return min(present, ends)
 
 
-def trial_resources(workers: int) -> dict[str, float]:
-    """What Ray sets aside for one of so many trials at a time: cores, and a share of a GPU where there is one."""
-    cores = os.cpu_count() or 1
-    found = gpus()
+def trial_resources(workers: int, cores: int | None = None, found: int | None = None) -> dict[str, float]:
+    """What Ray sets aside for one of so many trials at a time: cores, and a share of a GPU where there is one.
+
+    Args:
+        workers: trials at a time.
+        cores: processors, by default this machine's.
+        found: GPUs, by default this machine's.
+    """
+    cores = cores if cores is not None else os.cpu_count() or 1
+    found = found if found is not None else gpus()
     share: dict[str, float] = {"cpu": max(1, cores // workers)}
-    return {**share, "gpu": min(1.0, found / workers)} if found else share
+    if not found:
+        return share
+    # So many trials share one GPU; Ray counts in ten-thousandths.
+    each = math.ceil(workers / found)
+    return {**share, "gpu": math.floor(1e4 / each) / 1e4}
+
+
+def fitting(resources: Mapping[str, float], there: Mapping[str, float], workers: int) -> dict[str, float]:
+    """The resources of a trial, cut down to what a cluster has: a trial that asks for more would wait for ever.
+
+    Args:
+        resources: of one trial, ``cpu`` and ``gpu``.
+        there: of the whole cluster, as Ray tells them: ``CPU`` and ``GPU``.
+        workers: trials at a time.
+    """
+    most = trial_resources(workers, int(there.get("CPU", 1)), int(there.get("GPU", 0)))
+    return {
+        name: min(amount, most[name]) if name in most else amount
+        for name, amount in resources.items()
+        if name != "gpu" or "gpu" in most
+    }

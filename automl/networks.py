@@ -38,7 +38,7 @@ def find(
     if not any(b.pretrained for b in found):
         say(
             "  no pretrained weights were found: small nets are trained from scratch; "
-            "--weights-dir FOLDER or one online run gives better models"
+            "--weights-dir FOLDER, or --backbone with the name of a timm model once online, gives better models"
         )
     if aside is not None and not feasibility.is_quick(found, sets, task.device, cache_folder("feasibility")):
         aside.start()
@@ -66,8 +66,9 @@ def measure(
         deadline: ``time.monotonic()`` after which nothing more is measured.
 
     Returns:
-        the frame of a :class:`automl.feasibility.FeasibilityTable`, and how many of its rows cannot keep any set of
-        limits. Where that is all of them, the closest are marked as feasible, so that the user sees what it would take.
+        the frame of a :class:`automl.feasibility.FeasibilityTable`, and how many of its rows are left out because they
+        cannot keep any set of limits. Where none can, the closest are marked as feasible, so that the user sees what
+        it would take.
     """
     costs, cache = any(c.is_cost for limits in sets for c in limits), cache_folder("feasibility")
     if costs:
@@ -89,4 +90,7 @@ def measure(
         say(f"  {count} of {len(table)} network settings can meet them")
     if not count:
         table["feasible"] = feasibility.closest(table, sets)
-    return table, len(table) - count
+    late = int((~table["feasible"] & table["cause"].eq("late")).sum())
+    if late:
+        say(f"  {late} could not be measured in time and are left out; a larger --budget measures more")
+    return table, int((~table["feasible"] & table["cause"].eq("limit")).sum())

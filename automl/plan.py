@@ -24,6 +24,8 @@ LANDMARK_SHARE = 0.25
 COSTS_SHARE = 0.02
 #: When measuring what networks cost has to end, as a share of a budget, and the share that it gets in any case.
 FEASIBILITY_END, FEASIBILITY_SHARE = 0.25, 0.2
+#: Share of a fine-tuning's time before which its score does not tell enough to stop it.
+RUNG_SHARE = 0.3
 #: Least seconds in which a fine-tuning gets anywhere.
 LEAST_TUNING = 6.0
 
@@ -87,6 +89,11 @@ class Clock:
         if self.budget is None:
             return None
         return max(LEAST_TUNING, 0.36 * min(self.budget, 240.0) * math.sqrt(max(self.budget, 240.0) / 240.0))
+
+    def first_rung(self) -> float | None:
+        """Seconds of a fine-tuning before which it is never stopped for being weak; None where none is."""
+        seconds = self.allotment()
+        return None if seconds is None else RUNG_SHARE * seconds
 
 
 def finishing_seconds(

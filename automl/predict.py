@@ -182,7 +182,9 @@ def read_labels(folder: Path) -> tuple[list[str], list[int]]:
         if not (isinstance(sides, list) and sides and all(type(s) is int and 1 <= s <= 4096 for s in sides)):
             raise ValueError("resize is not a list of sides in pixels")
     except FileNotFoundError:
-        raise InputError(f"{folder} has no {LABELS_FILE}; give the folder of a finished run") from None
+        below = sorted(found.parent.name for found in folder.glob(f"limits-*/{LABELS_FILE}"))
+        hint = f"one of {', '.join(below[:5])} in it" if below else "the folder of a finished run"
+        raise InputError(f"{folder} has no {LABELS_FILE}; give {hint}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be used ({' '.join(str(error).split())}); copy it from the run again"

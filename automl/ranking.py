@@ -118,7 +118,7 @@ def pool_frame(
     table: pd.DataFrame,
     backbones: Sequence[Backbone],
 ) -> pd.DataFrame:
-    """The pool as the rows that :func:`strategy_pool.ranker.rank` reads."""
+    """The pool as the rows that :func:`strategy_pool.prior.rank` reads."""
     costs = table.set_index(["architecture", "resolution", "precision"])
     pretrained = {b.name: b.pretrained for b in backbones}
     rows = []
@@ -185,6 +185,16 @@ def order_pool(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
         ["expected", "order", "candidate"], ascending=[False, True, True], ignore_index=True
     )
     return _diverse(frame)
+
+
+def catalog_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows recipe after recipe in the catalog's order, each for all networks; nothing is known or asked.
+
+    Args:
+        frame: as for :func:`order_pool`.
+    """
+    ordered = frame.sort_values(["order", "candidate"], ignore_index=True)
+    return ordered.assign(expected=math.nan, why="catalog order")
 
 
 def _diverse(frame: pd.DataFrame, first: int = 24) -> pd.DataFrame:

@@ -243,6 +243,7 @@ def trials_text(content: Mapping[str, Any]) -> str:
     words = (
         ("completed", "completed"),
         ("stopped_early", "stopped early"),
+        ("cut_off", "cut off when their time was over"),
         ("failed", "failed"),
         ("infeasible_not_trained", "settings could not keep a limit and were not trained"),
     )

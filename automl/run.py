@@ -22,7 +22,9 @@ from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
 from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit, finishing_seconds
 from automl.records import INTERRUPTED, Outcome, TrialSpec
+from automl.run_folder import changed_limits, require_free, told_sets
 from automl.task import Constraint, Task, check_class_names, read_task
+from automl.ticker import Ticker
 from strategy_pool.strategy import FROZEN_METHODS
 
 
@@ -55,21 +57,13 @@ class Run:
         """
         from automl.home import require_writable
 
-        data, search = Path(self.task.data), self.folder / "search"
-        if data.is_dir() and self.folder.is_relative_to(data):
-            raise InputError(f"--out {self.folder} lies among the images of {data}; name a folder outside")
+        search = self.folder / "search"
         if self.resume:
             self.begun = read_task(search / "task.json", self.folder)
-            before = Task.from_dict(self.begun)
-            if before.data != self.task.data or before.seed != self.task.seed:
-                raise InputError(
-                    f"{self.folder} was run on {before.data} with seed {before.seed}; resume it with those"
-                )
+            if changed_limits(self.begun, self.task, self.limits):
+                self.say("the limits are others than those that the run began with; these are kept now")
         else:
-            if (search / "task.json").exists() or (self.folder / "result.json").exists():
-                raise InputError(
-                    f"{self.folder} holds a run already; use another --out, or --resume {self.folder}"
-                )
+            require_free(self.folder, Path(self.task.data))
             self.made = [path for path in (search, self.folder) if not path.exists()]
             require_writable(self.folder, "--out")
         search.mkdir(parents=True, exist_ok=True)
@@ -81,6 +75,7 @@ class Run:
         from automl.search import TrialStore
 
         self.store = TrialStore(self.folder)
+        self.say(f"run folder {self.folder}")
 
     def undo(self) -> None:
         """Remove what :meth:`open` made: the submit is refused, and nothing was tried yet."""
@@ -126,7 +121,13 @@ class Run:
 
         began = time.monotonic()
         self.say(f"reading {self.task.data}")
-        self.dataset = load_dataset(self.task.data, seed=self.task.seed, columns=columns, listed=listed)
+        self.dataset = load_dataset(
+            self.task.data,
+            seed=self.task.seed,
+            columns=columns,
+            listed=listed,
+            progress=Ticker(self.say, "decoding"),
+        )
         check(self.dataset.class_names)
         self.sample = self.dataset
         if self.begun.get("fingerprint", self.dataset.fingerprint) != self.dataset.fingerprint:
@@ -136,21 +137,34 @@ class Run:
             )
         _write_json(
             self.folder / "search" / "task.json",
-            {**self.task.to_dict(), "fingerprint": self.dataset.fingerprint},
+            {
+                **self.task.to_dict(),
+                "limits": told_sets(self.limits),
+                "columns": columns,
+                "fingerprint": self.dataset.fingerprint,
+            },
         )
         _write_json(self.folder / "search" / "dataset.json", self.dataset.report.to_dict())
         for line in self.dataset.report.lines():
             self.say(f"  {line}")
         self.seconds["data"] = time.monotonic() - began
 
-    def build_pool(self, history_url: str | None, use_pool: bool) -> None:
-        """Measure what is feasible, build the pool, open the history."""
-        from automl import networks, ranking
+    def open_history(self, url: str | None) -> None:
+        """Open the history, by default the one in the user's cache folder.
+
+        Raises:
+            HistoryError: it cannot be opened.
+        """
         from automl.home import home_folder
         from strategy_pool.history import History, default_url
+
+        self.history = History(url or os.environ.get("AUTOML_HISTORY") or default_url(home_folder()))
+
+    def build_pool(self, use_pool: bool) -> None:
+        """Measure what is feasible and build the pool."""
+        from automl import networks, ranking
         from strategy_pool.strategy import load_catalog
 
-        self.history = History(history_url or os.environ.get("AUTOML_HISTORY") or default_url(home_folder()))
         self.catalog = load_catalog()
         self.table, self.infeasible = networks.measure(
             self.backbones, self.dataset, self.task, self.sets, self.say, self.aside, self.clock.measured_by
@@ -159,6 +173,7 @@ class Run:
         self.pool = ranking.build_pool(self.backbones, self.catalog, self.table, self.dataset.size)
         if not self.pool:
             raise AutomlError("no strategy of the catalog fits any of the backbones")
+        self.use_pool = use_pool
         self.past = self.history.trials() if use_pool else None
         from automl.profile import profile
 
@@ -227,8 +242,8 @@ class Run:
         self.phases = PhasedProposer(
             self.landmarks, self._make_proposer, self._choose_refits, self.clock, refits=True
         )
-        total = self.clock.final - time.monotonic() if self.clock.budget else math.inf
-        with SearchDisplay(total if math.isfinite(total) else 3600.0, quiet=self.quiet) as display:
+        total = self.clock.final - time.monotonic() if self.clock.budget else None
+        with SearchDisplay(total, trials=self.task.max_trials, quiet=self.quiet) as display:
             end = run_search(
                 self.phases,  # type: ignore[arg-type]
                 self._make_spec,
@@ -238,6 +253,8 @@ class Run:
                 mode="inprocess" if in_process else "ray",
                 ray_address=ray_address,
                 resources=trial_resources(self.workers),
+                first_rung=self.clock.first_rung(),
+                scratch=self.folder / "search" / "tune" if ray_address else None,
                 violations=self._violations,
                 listener=display,
             )
@@ -248,9 +265,11 @@ class Run:
 
     def ranked(self) -> Any:
         """The pool's frame, best expected first, with what finished trials tell about the backbones."""
-        from automl.ranking import PoolContext, order_pool, pool_frame
-        from strategy_pool.ranker import rank
+        from automl.ranking import PoolContext, catalog_order, order_pool, pool_frame
+        from strategy_pool.prior import rank
 
+        if not self.use_pool:
+            return catalog_order(pool_frame(self.pool, self.catalog, self.table, self.backbones))
         scores: dict[str, float] = {}
         for candidate, score in self._landmark_scores().items():
             scores[candidate.architecture] = max(scores.get(candidate.architecture, -1.0), score)
@@ -385,7 +404,7 @@ class Run:
             return
         try:
             self.history.add_trial(
-                trial_row(self.task_id, self.folder.name, spec, outcome, self.source_of(spec))
+                trial_row(self.task_id, self.folder.name, spec, outcome, self.source_of(spec), self.dataset)
             )
         except Exception as error:
             self.notes.append(f"trial {spec.trial_id} is not in the history: {error}")

@@ -320,6 +320,10 @@ class Task:
         parsed = tuple(c if isinstance(c, Constraint) else Constraint.parse(c) for c in constraints)
         where = Device.parse(device)
         where.check_present()
+        if where.kind == "cuda" and any(c.name == "memory_mb" for c in parsed):
+            raise InputError(
+                "memory_mb is measured on a CPU only; leave the limit out, or give --device cpu:1"
+            )
         return cls(
             str(path.resolve()),
             check_constraints(parsed),

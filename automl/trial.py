@@ -14,7 +14,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from automl.records import Outcome, Progress, TrialSpec
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e-4, 10.0)
 _NEIGHBOURS = (1, 3, 5, 10, 20)
+#: Share of an int8 candidate's time that its training gets; the rest is for quantising and scoring the files.
+_QUANTISED_SHARE = 0.75
+#: Images that set the ranges of an int8 file.
+_CALIBRATION = 128
 
 
 def run_trial(spec: TrialSpec, report: Callable[[Progress], bool] | None = None) -> Outcome:
@@ -80,6 +85,19 @@ def iterate_trial(spec: TrialSpec) -> Generator[Progress, None, Outcome]:
     return state.finish(outcome)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A network for images that it was not trained on.
+
+    Attributes:
+        model: makes it; its outputs are the classes, once for each fold.
+        folds: images that it was trained on and images that it was not, per fold.
+    """
+
+    model: Callable[[], Any]
+    folds: list[tuple[np.ndarray, np.ndarray]]
+
+
 class _State:
     """What a trial knows about itself at any moment, so that it can end at any moment."""
 
@@ -92,6 +110,7 @@ class _State:
         self.index: np.ndarray | None = None
         self.probabilities: np.ndarray | None = None
         self.save: Callable[[], None] | None = None
+        self.held: list[Held] = []
 
     def seconds(self) -> float:
         return time.monotonic() - self.began
@@ -157,18 +176,26 @@ def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:
         yield from _frozen(spec, state, dataset, backbone)
     else:
         yield from _tuned(spec, state, dataset, backbone)
-    if spec.candidate.precision == "int8" and spec.purpose == "search":
+    if _quantised(spec):
         _score_quantised(spec, state, dataset)
         yield state_progress(state, 1.0)
+
+
+def _quantised(spec: TrialSpec) -> bool:
+    """Whether what is judged is an int8 file."""
+    return spec.candidate.precision == "int8" and spec.purpose == "search"
 
 
 def training_device(device: str) -> str:
     """Where a trial trains: a GPU when there is one, whatever the model will run on later."""
     import torch
 
-    if torch.cuda.is_available():
-        return device if device.startswith("cuda") else "cuda:0"
-    return "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    # A worker sees only the GPUs that it was given, numbered from 0.
+    kind, _, number = device.partition(":")
+    seen = kind == "cuda" and int(number or 0) < torch.cuda.device_count()
+    return device if seen else "cuda:0"
 
 
 def state_progress(state: _State, fraction: float) -> Progress:
@@ -182,22 +209,19 @@ def _deadline(spec: TrialSpec, state: _State, share: float = 1.0) -> float | Non
 
 
 def score_of(objective: str, dataset: Any, index: np.ndarray, probabilities: np.ndarray) -> float:
-    """The objective's value on these images, with the label of the highest probability."""
+    """The objective's value on these images, with the label of the highest probability; 0 where it has none.
+
+    A class without any validation image has no recall; the likelihood that goes with the value then decides.
+    """
     from automl.evaluation import metrics
     from automl.task import Objective
 
     wanted = Objective.parse(objective)
     labels = np.asarray(dataset.labels)[index]
-    return float(
-        metrics.compute(
-            wanted.name,
-            wanted.class_name,
-            labels,
-            probabilities,
-            probabilities.argmax(1),
-            dataset.class_names,
-        )
+    value = metrics.compute(
+        wanted.name, wanted.class_name, labels, probabilities, probabilities.argmax(1), dataset.class_names
     )
+    return float(value) if math.isfinite(value) else 0.0
 
 
 def smooth_score(objective: float, labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -210,6 +234,7 @@ def smooth_score(objective: float, labels: np.ndarray, probabilities: np.ndarray
 def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
     """A classical model on frozen features; scored out of fold, then fitted on all development images."""
     from automl.training import (
+        SideBySide,
         coordinates,
         fit_logistic,
         fit_neighbours,
@@ -242,6 +267,7 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
         (tuned,) if tuned else (_NEIGHBOURS if strategy["method"] == "knn" else _STRENGTHS)
     )
     best: tuple[float, Any] | None = None
+    best_heads: list[Any] = []
     index = np.concatenate([validation for _train, validation in folds])
     features = {fold: np.asarray(table[train]) for fold, (train, _v) in enumerate(folds)}
 
@@ -260,21 +286,24 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
         if best is not None and deadline is not None and time.monotonic() + 2.5 * slowest > deadline:
             break
         began = time.monotonic()
-        parts = []
+        heads, parts = [], []
         for fold, (train, validation) in enumerate(folds):
-            head = fit(prepared[fold], labels[train], value)
-            parts.append(_apply(head, np.asarray(table[validation])))
+            heads.append(fit(prepared[fold], labels[train], value))
+            parts.append(_apply(heads[-1], np.asarray(table[validation])))
         slowest = max(slowest, time.monotonic() - began)
         probabilities = np.concatenate(parts)
         score = score_of(spec.objective, dataset, index, probabilities)
         smooth = smooth_score(score, labels[index], probabilities)
         if best is None or smooth > best[0]:
-            best = smooth, value
+            best, best_heads = (smooth, value), heads
             state.scored(index, probabilities, score, step + 1)
             state.metrics["hyperparameter"] = value
             yield state_progress(state, (step + 1) / (len(grid) + 1))
     if best is None:
         raise AutomlError("no setting could be fitted")
+    if _quantised(spec):
+        joint = new_model(backbone, SideBySide(best_heads), taps=strategy["taps"])
+        state.held = [Held(lambda: joint, [(np.asarray(t), np.asarray(v)) for t, v in folds])]
     head = fit(np.asarray(table[development]), labels[development], best[1])
     model = new_model(backbone, head, taps=strategy["taps"])
     state.metrics["refitted"] = True
@@ -303,8 +332,9 @@ def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gener
     folds = [Fold(np.asarray(train), np.asarray(validation)) for train, validation in dataset.folds]
     if spec.purpose == "refit":
         folds = [Fold(np.asarray(dataset.indices("development")), np.zeros(0, dtype=np.int64))]
+    training_share = _QUANTISED_SHARE if _quantised(spec) else 1.0
     for number, fold in enumerate(folds):
-        share = (number + 1) / len(folds)
+        share = training_share * (number + 1) / len(folds)
         steps = fine_tune(
             dataset,
             fold,
@@ -336,6 +366,11 @@ def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gener
             epochs = math.ceil(sum(f.epochs for f in folds) / len(folds))
             state.scored(index, probabilities, score, epochs)
             yield state_progress(state, (number + fold.fraction) / len(folds))
+        if _quantised(spec):
+            kept = state.folder / "scratch" / f"fold-{number}"
+            kept.mkdir(parents=True)
+            save_model(_merged(fold.model), kept, resolution=spec.candidate.resolution, whole=True)
+            state.held.append(Held(partial(load_model, kept), [(fold.train, fold.validation)]))
         state.metrics[f"fold{number}"] = fold.notes
         state.metrics["epochs"] = round(float(np.mean([f.epochs for f in folds[: number + 1]])), 3)
 
@@ -348,26 +383,31 @@ def _merged(model: Any) -> Any:
 
 
 def _score_quantised(spec: TrialSpec, state: _State, dataset: Any) -> None:
-    """Replace the scores by those of the int8 file itself: what is deployed is what is judged."""
+    """Replace the scores by those of int8 files, each of images that its weights were not made from."""
     from automl.export import export_onnx, run_onnx
-    from automl.training import load_model
 
-    if state.save is None or state.index is None:
+    if not state.held or state.save is None:
         raise AutomlError("nothing was trained that could be quantised")
     state.save()
     state.save = None
-    side = spec.candidate.resolution
+    side, classes = spec.candidate.resolution, len(dataset.class_names)
     images = dataset.images(side)
-    calibration = np.asarray(dataset.indices("train"))
-    calibration = np.random.default_rng(spec.seed).permutation(calibration)[:128]
-    path = state.folder / "int8.onnx"
-    export_onnx(
-        load_model(state.folder), side, path, precision="int8", calibration=images[np.sort(calibration)]
-    )
-    probabilities = run_onnx(path, images, state.index)[0]
+    path = state.folder / "scratch" / "int8.onnx"
+    path.parent.mkdir(exist_ok=True)
+    index: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
+    for held in state.held:
+        rows = np.random.default_rng(spec.seed).permutation(held.folds[0][0])[:_CALIBRATION]
+        export_onnx(held.model(), side, path, precision="int8", calibration=images[np.sort(rows)])
+        for number, (_train, validation) in enumerate(held.folds):
+            found = run_onnx(path, images, validation)[0][:, number * classes : (number + 1) * classes]
+            total = found.sum(axis=1, keepdims=True)
+            parts.append(np.where(total > 0, found / np.maximum(total, 1e-30), 1.0 / classes))
+            index.append(validation)
+    rows, probabilities = np.concatenate(index), np.concatenate(parts)
     state.metrics["fp32_score"] = state.score
-    score = score_of(spec.objective, dataset, state.index, probabilities)
-    state.scored(state.index, probabilities, score, state.epochs)
+    score = score_of(spec.objective, dataset, rows, probabilities)
+    state.scored(rows, probabilities, score, state.epochs)
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ EVIDENCE = {
     "met": "the measured value keeps the limit, its 95 % interval does not",
     "too_few": "the measured value keeps the limit, but there are too few images to prove it",
     "violated": "the measured value misses the limit",
+    "not_measured": "not measured",
 }
 
 

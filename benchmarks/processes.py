@@ -18,7 +18,8 @@ MEMORY_IS = (
     "resident memory less shared file pages (psutil rss - shared), summed over processes: what would have to be "
     "swapped out; mapped files and shared libraries are not in it, pages shared after a fork count in each process"
 )
-_SAMPLE_SECONDS = 0.1
+#: Seconds between two samples; looking through all processes costs milliseconds that the submit then lacks.
+SAMPLE_SECONDS = 0.25
 
 
 def private_bytes(process: Any) -> int:
@@ -67,7 +68,7 @@ class TreeMemory:
         unique: also ask for the driver's unique set, which takes the kernel some milliseconds.
     """
 
-    def __init__(self, pid: int, seconds: float = _SAMPLE_SECONDS, *, unique: bool = False) -> None:
+    def __init__(self, pid: int, seconds: float = SAMPLE_SECONDS, *, unique: bool = False) -> None:
         self.peaks = Peaks()
         self.samples = 0
         self._pid, self._seconds, self._unique = pid, seconds, unique
@@ -149,7 +150,7 @@ def measured(
     log: Path,
     *,
     home: Path,
-    seconds: float = _SAMPLE_SECONDS,
+    seconds: float = SAMPLE_SECONDS,
     unique: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Finished:

@@ -100,6 +100,7 @@ def trunk_split(model: nn.Module, stages: int) -> tuple[nn.Module, nn.Module] | 
     try:
         with torch.inference_mode():
             x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+            x = x.to(next(model.parameters()).device)
             same = torch.allclose(model(x), tail(trunk(x)), atol=1e-4, rtol=1e-3)
     except Exception:
         same = False

@@ -12,14 +12,14 @@ from strategy_pool.strategy import Strategy, StrategyError, load_catalog, search
 
 if TYPE_CHECKING:
     from strategy_pool.history import History, HistoryError, default_url
-    from strategy_pool.ranker import history_average, rank
+    from strategy_pool.prior import history_average, rank
 
 _LAZY = {
     "History": "strategy_pool.history",
     "HistoryError": "strategy_pool.history",
     "default_url": "strategy_pool.history",
-    "history_average": "strategy_pool.ranker",
-    "rank": "strategy_pool.ranker",
+    "history_average": "strategy_pool.prior",
+    "rank": "strategy_pool.prior",
 }
 
 __all__ = [

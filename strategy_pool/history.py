@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,23 @@ def default_url(home: str | os.PathLike[str]) -> str:
     """Return the URL of the SQLite file in a folder."""
     path = Path(home).expanduser().absolute() / "history.db"
     return str(sa.URL.create("sqlite", database=str(path)))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a trial said about validation images, enough to compute any metric from.
+
+    Attributes:
+        index: of the images in their data set, int64 [n].
+        probabilities: float32 [n, classes].
+        labels: true classes, int64 [n].
+        class_names: in the order of the columns.
+    """
+
+    index: np.ndarray
+    probabilities: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
 
 
 class History:
@@ -105,7 +123,7 @@ class History:
             values: columns of the trial; needed are ``uid``, ``task_id``, ``candidate``, ``strategy`` and
                 ``status``. ``overrides``, ``constraints``, ``curve``, ``metrics`` and ``versions`` are plain
                 values, ``scores`` the bytes of an ``.npz`` with ``index`` int64 [n] and ``probabilities``
-                float16 [n, classes]. A score that is not finite is kept as none.
+                float16 [n, classes], ``labels`` int32 [n] and ``class_names``. A score that is not finite is kept as none.
 
         Returns:
             Whether it is new.
@@ -194,8 +212,8 @@ class History:
             raise HistoryError(f"{word} '{value}' is not in the history {self.url}")
         return {name: from_json(item) if name in JSON_COLUMNS else item for name, item in found.items()}
 
-    def scores(self, uid: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the validation scores of one trial: index int64 [n] and probabilities float32 [n, classes].
+    def scores(self, uid: str) -> Scores | None:
+        """Return the validation scores of one trial, None where it left none.
 
         Raises:
             HistoryError: there is no such trial, or what is stored is damaged.
@@ -205,14 +223,21 @@ class History:
             return None
         try:
             with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-                index, probabilities = arrays["index"], arrays["probabilities"]
+                found = Scores(
+                    arrays["index"].astype(np.int64),
+                    arrays["probabilities"].astype(np.float32),
+                    arrays["labels"].astype(np.int64),
+                    tuple(arrays["class_names"].tolist()),
+                )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise HistoryError(f"scores of trial '{uid}' are damaged: {error}") from None
-        if index.ndim != 1 or probabilities.ndim != 2 or len(index) != len(probabilities):
+        rows, classes = len(found.index), len(found.class_names)
+        if found.probabilities.shape != (rows, classes) or found.labels.shape != (rows,):
             raise HistoryError(
-                f"scores of trial '{uid}' are damaged: shapes {index.shape}, {probabilities.shape}"
+                f"scores of trial '{uid}' are damaged: {rows} images, {classes} classes, probabilities of shape "
+                f"{found.probabilities.shape}, labels of shape {found.labels.shape}"
             )
-        return index.astype(np.int64), probabilities.astype(np.float32)
+        return found
 
     def summary(self) -> dict[str, Any]:
         """Return how much is known: counts, hours of training, first and last day."""

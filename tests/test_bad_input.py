@@ -155,9 +155,9 @@ def test_resume_with_other_data_or_another_seed(parts: Path, tmp_path: Path) -> 
     begun(parts, tmp_path / "run")
     other = class_folders(tmp_path / "other", {"bad": 6, "ok": 6}, seed=40)
     before = contents(tmp_path / "run")
-    refused(automl("submit", other, "--resume", tmp_path / "run"), str(parts), "resume it with those")
+    refused(automl("submit", other, "--resume", tmp_path / "run"), str(parts), "resume it with that")
     refused(
-        automl("submit", parts, "--resume", tmp_path / "run", "--seed", 5), "seed 0", "resume it with those"
+        automl("submit", parts, "--resume", tmp_path / "run", "--seed", 5), "seed 0", "resume it with that"
     )
     assert contents(tmp_path / "run") == before
 

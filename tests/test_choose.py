@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class Finished:
         spec = TrialSpec(
             name, candidate, "", {}, str(folder), None, None, 0, 1, "cpu:1", "accuracy", [], "", {}, purpose
         )
-        self.trials.append((spec, Outcome(name, candidate.id, status, score, metrics or {})))
+        quantised = {"fp32_score": 0.5} if precision == "int8" else {}
+        self.trials.append((spec, Outcome(name, candidate.id, status, score, {**quantised, **(metrics or {})})))
         self.costs[candidate.triple] = costs
 
     def chooser(self, objective: str = "accuracy") -> Chooser:
@@ -168,6 +169,13 @@ def test_costs_that_are_not_known_limit_nothing(finished: Finished) -> None:
     finished.add("a", latency_ms=float("nan"))
     (choice,) = finished.chooser().choices(limits("latency_ms<=2"))
     assert "latency_ms" not in choice.costs
+
+
+def test_an_int8_trial_that_was_not_quantised_does_not_count(finished: Finished) -> None:
+    finished.add("a", 1.5)
+    finished.add("q", 3.0, precision="int8")
+    finished.trials[-1] = (finished.trials[-1][0], replace(finished.trials[-1][1], status="stopped", metrics={}))
+    assert [list(c.weights) for c in finished.chooser().choices([])] == [["a"]]
 
 
 def test_int8_models_stand_alone(finished: Finished) -> None:

@@ -21,7 +21,7 @@ from ._command import automl, refused
 
 COMMANDS = [
     "submit", "check", "rank", "predict", "replay", "demo",
-    "pool list", "history summary", "history export", "history import",
+    "pool list", "history summary", "history export", "history import", "rerank evaluate",
 ]  # fmt: skip
 
 
@@ -75,8 +75,8 @@ def test_every_command_is_tested_here() -> None:
     named = [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]  # type: ignore[attr-defined]
     named += [f"pool {c.name}" for c in cli.pool_app.registered_commands]
     named += [f"history {c.name}" for c in cli.history_app.registered_commands]
-    assert set(COMMANDS) <= set(named)
-    assert set(named) - set(COMMANDS) <= {"bench"}
+    named += [f"rerank {c.callback.__name__}" for c in cli.rerank_app.registered_commands if c.callback]  # type: ignore[attr-defined]
+    assert set(COMMANDS) == set(named)
 
 
 @pytest.mark.parametrize("arguments", [[], ["pool"], ["history"]])
@@ -166,8 +166,8 @@ def test_python_m_automl_is_the_same_command(tmp_path: Path) -> None:
     [
         (InputError("the data is odd"), 2, ["the data is odd"]),
         (AutomlError("no model\ncould be trained"), 1, ["no model could be trained"]),
-        (KeyboardInterrupt(), 130, ["interrupted", "--resume DIR"]),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, ["No space left on device;", "--resume DIR"]),
+        (KeyboardInterrupt(), 130, ["interrupted;", "--resume {run} goes on"]),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, ["No space left on device;", "--resume {run}"]),
         (OSError(errno.EDQUOT, "Quota", "/x"), 1, ["Quota: /x;"]),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, ["Permission denied: /x"]),
         (MemoryError(), 1, ["memory"]),
@@ -176,8 +176,17 @@ def test_python_m_automl_is_the_same_command(tmp_path: Path) -> None:
 def test_errors_of_the_engine(
     end: BaseException, code: int, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = tmp_path / "run"
+    (run / "search").mkdir(parents=True)
+    (run / "search" / "task.json").write_text("{}")
     monkeypatch.setattr(engine, "submit", Fails(end))
-    refused(automl("submit", tmp_path, "--out", tmp_path / "run"), *words, code=code)
+    refused(automl("submit", tmp_path, "--out", run), *(w.format(run=run) for w in words), code=code)
+
+
+def test_where_nothing_is_kept_nothing_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "submit", Fails(KeyboardInterrupt()))
+    done = automl("submit", tmp_path, "--out", tmp_path / "run")
+    assert (done.code, done.err) == (130, "error: interrupted\n")
 
 
 def test_errors_of_the_lower_floors_are_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,8 +264,6 @@ def test_what_is_typed_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.Mo
         "out": "o", "resume": False, "limits": [], "history_url": "sqlite:///h.db", "ray_address": None,
         "use_pool": False, "use_search": False, "workers": 2, "columns": {"label": "kind"},
     }  # fmt: skip
-    automl("submit", tmp_path, "--resume", "old")
-    assert (fake.given["out"], fake.given["resume"]) == ("old", True)
 
 
 # --- what is printed ------------------------------------------------------------------------------------

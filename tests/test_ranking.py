@@ -17,6 +17,7 @@ from automl.ranking import (
     PoolContext,
     applicable,
     build_pool,
+    catalog_order,
     frozen_seconds,
     landmark_candidates,
     order_pool,
@@ -27,7 +28,7 @@ from automl.ranking import (
 )
 from search_spaces.backbones import Backbone
 from strategy_pool import strategy as strategies
-from strategy_pool.ranker import rank
+from strategy_pool.prior import rank
 from strategy_pool.strategy import Strategy, load_catalog
 
 CATALOG = load_catalog()
@@ -70,6 +71,15 @@ def ranked(feasibility: pd.DataFrame, size: int = 96) -> pd.DataFrame:
 
 def test_the_pool_and_the_ranking_know_the_same_frozen_methods() -> None:
     assert set(FROZEN_METHODS) == set(strategies.FROZEN_METHODS)
+
+
+def test_the_catalog_order_asks_nothing_else() -> None:
+    frame = ranked(table()).sample(frac=1.0, random_state=0)
+    found = catalog_order(frame)
+    assert list(found["order"]) == sorted(frame["order"])
+    assert set(found["candidate"]) == set(frame["candidate"])
+    shuffled = catalog_order(frame.assign(predicted_score=0.0).sample(frac=1.0, random_state=1))
+    assert list(found["candidate"]) == list(shuffled["candidate"])
 
 
 @settings(max_examples=60, deadline=None)

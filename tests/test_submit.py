@@ -21,6 +21,7 @@ from automl.engine import submit
 from automl.errors import InputError
 from automl.task import Task, parse_limits_file
 from tests.conftest import write_shapes
+from tests.report.browser import open_page
 
 FILES = ("model.onnx", "labels.json", "result.json", "trials.parquet", "report.html", "MODEL_CARD.md")
 
@@ -48,6 +49,13 @@ def test_the_run_folder_is_complete(run: Any) -> None:
     assert not list((run.folder / "search").glob("export-*"))
 
 
+@pytest.mark.browser
+def test_the_report_is_drawn(run: Any, tmp_path: Path) -> None:
+    seen = open_page(run.folder / "report.html", tmp_path)
+    assert (seen.errors, seen.console) == ("0", [])
+    assert seen.plots and set(seen.plots.values()) == {"true"}
+
+
 def test_result_json_follows_the_contract(run: Any) -> None:
     told = json.loads((run.folder / "result.json").read_text())
     assert told["schema_version"] == 1
@@ -59,7 +67,9 @@ def test_result_json_follows_the_contract(run: Any) -> None:
     for part in ("validation", "test"):
         for metric in told["metrics"][part].values():
             assert set(metric) == {"value", "low", "high", "n"}
-    assert set(told["trials"]) == {"completed", "stopped_early", "failed", "infeasible_not_trained"}
+    assert set(told["trials"]) == {
+        "completed", "stopped_early", "cut_off", "failed", "infeasible_not_trained",
+    }  # fmt: skip
     assert {"total", "data", "search", "final"} <= set(told["seconds"])
     assert {"backbone", "subnet", "strategy", "source"} <= set(told["winner"])
 
@@ -103,6 +113,12 @@ def test_the_history_has_every_trial_with_its_scores(run: Any) -> None:
     frame = history.trials()
     assert len(frame) == len(run.trials)
     assert set(frame["trial_id"]) == set(run.trials["trial_id"])
+    for row in frame[frame["score"].notna() & (frame["source"] != "refit")].itertuples():
+        scores = history.scores(row.uid)
+        assert scores is not None
+        right = scores.probabilities.argmax(1) == scores.labels
+        recalls = [right[scores.labels == c].mean() for c in np.unique(scores.labels)]
+        assert np.mean(recalls) == pytest.approx(row.score, abs=0.03)  # half precision may turn a tie
 
 
 def test_a_run_of_counted_trials_repeats(run: Any, tmp_path: Path) -> None:
@@ -203,6 +219,35 @@ def test_from_the_command_line_with_ray(digits_folder: Path, tmp_path: Path) -> 
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["status"] == "ok"
     assert automl.load_result(tmp_path / "run").status == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_fewer_workers_than_cores(digits_folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(digits_folder, tmp_path / "run", "--max-trials", "1", "--workers", "1"),
+        capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (automl.load_result(tmp_path / "run").trials["status"] == "completed").all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_existing_cluster(digits_folder: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        more = ("--budget", "60s", "--ray-address", cluster.address)
+        done = subprocess.run(
+            command(digits_folder, tmp_path / "run", *more),
+            capture_output=True, text=True, check=False, timeout=500,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert automl.load_result(tmp_path / "run").status == "ok"
+    finally:
+        cluster.shutdown()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from automl.data import Dataset
+from automl.data import Dataset, load_dataset
 from automl.records import Outcome, Progress, TrialSpec
 from automl.training import load_model
 from automl.trial import _NEIGHBOURS, _STRENGTHS, iterate_trial, read_outcome, run_trial, smooth_score
@@ -129,11 +129,30 @@ def test_an_int8_candidate_is_judged_by_its_file(
     outcome = run_trial(spec)
     check(spec, outcome, data)
     assert 0 <= outcome.metrics["fp32_score"] <= 1
-    from automl.export import run_onnx
+    exact = replace(spec.candidate, precision="fp32")
+    plain = replace(spec, candidate=exact, folder=str(tmp_path / "plain"))
+    assert run_trial(plain).score == outcome.metrics["fp32_score"]
+    (_, before), (_, after) = scores(plain), scores(spec)
+    assert not np.array_equal(before, after)
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.5
 
-    index, probabilities = scores(spec)
-    again, _ = run_onnx(Path(spec.folder) / "int8.onnx", data.images(32), index)
-    np.testing.assert_allclose(again, probabilities, atol=1e-5)
+
+@pytest.mark.parametrize("method", ["knn", "full"])
+def test_an_int8_candidate_is_not_judged_on_images_it_was_fitted_to(
+    tiny: Backbone, cache: str, tmp_path: Path, method: str
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = (
+        rng.integers(0, 256, (120, 32, 32, 3), dtype=np.uint8),
+        rng.permutation(np.arange(120) % 3),
+    )
+    np.savez(tmp_path / "noise.npz", images=images, labels=labels)
+    noise = load_dataset(tmp_path / "noise.npz", cache_dir=tmp_path / "cache")
+    settings: dict[str, Any] = {"neighbours": 1} if method == "knn" else {"epochs": 8, "lr": 3e-3}
+    strategy = recipe(method, augmentation="none", **settings)
+    outcome = run_trial(trial(tmp_path, noise, tiny, strategy, precision="int8", shared_folder=cache))
+    assert outcome.status == "completed", outcome.error
+    assert outcome.score is not None and outcome.score < 0.6  # one in three is right by chance
 
 
 def test_a_seed_repeats_a_trial(data: Dataset, tmp_path: Path) -> None:

@@ -39,10 +39,16 @@ def _session(path: str, kind: str, threads: int, index: int) -> tuple[ort.Infere
     options.log_severity_level = 3
     if kind == "cuda":
         if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise RuntimeError("this ONNX Runtime has no CUDA; install the extra 'gpu'")
+            raise RuntimeError(
+                "this ONNX Runtime has no CUDA; install the extra 'gpu' in place of onnxruntime"
+            )
+        if hasattr(ort, "preload_dlls"):  # CUDA's libraries that came with torch
+            ort.preload_dlls()
         session = ort.InferenceSession(
-            path, options, providers=[("CUDAExecutionProvider", {"device_id": index})]
+            path, options, providers=[("CUDAExecutionProvider", {"device_id": index})], enable_fallback=0
         )
+        if "CUDAExecutionProvider" not in session.get_providers():
+            raise RuntimeError("ONNX Runtime cannot load CUDA here and would run on the processor")
     else:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     shape = session.get_inputs()[0].shape
@@ -83,13 +89,16 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serve requests until standard input ends."""
+    # Libraries print where they like; the answers have a channel of their own.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
         try:
             answer = measure(request)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

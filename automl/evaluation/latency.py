@@ -224,6 +224,18 @@ def measure_latency(
         return timer.measure(path, thorough=thorough)
 
 
+def _graphics_cards() -> str:
+    """Models of the NVIDIA devices of this machine, as the driver tells them."""
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
+    return ",".join(found)
+
+
 def device_name(device: Device) -> str:
     """What a measurement depends on besides the file: device, processor, ONNX Runtime; fit for a file name."""
     import hashlib
@@ -238,4 +250,6 @@ def device_name(device: Device) -> str:
     except OSError:
         pass
     text = f"{processor.strip()}|{os.cpu_count()}|{onnxruntime.__version__}"
+    if device.kind == "cuda":
+        text += f"|{os.environ.get('CUDA_VISIBLE_DEVICES')}|{_graphics_cards()}"
     return f"{device.kind}-{device.number}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

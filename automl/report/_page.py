@@ -161,7 +161,8 @@ def _tradeoff(run: Run) -> str:
     )
     return (
         f"<p>Each dot is one trial: higher is better, further left is faster or smaller. {sizes}"
-        "Trials are placed at the measured cost of the same network; the star is the exported file itself.</p>"
+        "Trials are placed at the cost of the same network, measured or estimated from measured ones (column basis of "
+        "trials.parquet); the star is the exported file itself.</p>"
         + _figures.scatter(run)
         + "<h3>How the trials learned</h3><p>Each line is the score of one trial while it trained. Lines that end early were stopped because "
         "others looked better, or because their time was over.</p>" + _figures.curves(run)

@@ -132,8 +132,8 @@ def trials(run: Run) -> str:
         text = "The run folder has no table of trials."
     if skipped:
         text += (
-            f" {skipped:,} further settings of network, resolution and precision were not trained, because their untrained file already "
-            "breaks a limit on speed or size." if skipped > 1 else
+            f" {skipped:,} further settings of network, resolution and precision were not trained, because their untrained file, measured or "
+            "estimated from measured ones, already breaks a limit on speed or size." if skipped > 1 else
             " One further setting was not trained, because its untrained file already breaks a limit on speed or size."
         )  # fmt: skip
     if not run.trials:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from automl.search._driver import Listener
-from automl.search._ray_cluster import prestart, shutdown
+from automl.search._ray_cluster import ensure_started, prestart, shutdown
 from automl.search.progress import SearchDisplay
 from automl.search.proposer import Proposer
 from automl.search.runner import SearchEnd, run_search
@@ -15,6 +15,7 @@ __all__ = [
     "SearchDisplay",
     "SearchEnd",
     "TrialStore",
+    "ensure_started",
     "prestart",
     "run_search",
     "shutdown",

@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from automl.errors import InputError
 from automl.machine import KEEP_PAGES
+from automl.search._session import one_line
 
 #: Modules that worker processes import as they start, while the driver is still busy with the data.
 PRELOAD = ("torch", "timm", "automl.search._ray_trainable")
@@ -84,12 +86,18 @@ def ensure_started(cpus: int, *, gpus: int | None = None, ray_address: str | Non
     """Start Ray, or wait until it has started, and return the ``ray`` module.
 
     Raises:
-        RuntimeError: Ray could not be started or reached.
+        InputError: no cluster answers at the address.
+        RuntimeError: Ray could not be started.
     """
     prestart(cpus, gpus=gpus, ray_address=ray_address)
     _cluster.started.wait()
     if _cluster.error is not None:
         error, _cluster.thread = _cluster.error, None
+        if ray_address is not None:
+            raise InputError(
+                f"--ray-address {ray_address}: no cluster answers there ({one_line(error)}); start one with 'ray "
+                "start --head', or leave the option away"
+            ) from error
         raise RuntimeError(f"Ray did not start: {type(error).__name__}: {error}") from error
     import ray
 

@@ -25,13 +25,14 @@ from ray.tune.search import Searcher
 from automl.records import Outcome, Progress
 from automl.search._driver import Driver
 from automl.search._ray_trainable import TrialTrainable
+from strategy_pool.strategy import FROZEN_METHODS
 
 #: Seconds that a trial told to stop, or whose own time is over, has before its worker is killed.
 GRACE_SECONDS = 2.0
 #: Extra seconds beyond its own time, as its clock starts a little later than the driver's.
 OWN_TIME_SLACK = 3.0
-#: Trials that must have ended before one may be stopped early.
-_LEAST_ENDED = 4
+#: Trials that reported on their way and ended, before another one may be stopped early.
+_LEAST_ENDED = 6
 
 
 class _Searcher(Searcher):
@@ -132,7 +133,7 @@ class _Stopper(tune.Stopper):
 
 
 class _Halving(AsyncHyperBandScheduler):
-    """Asynchronous successive halving that asks trials to stop instead of dropping them.
+    """Asynchronous successive halving of fine-tunings that asks them to stop instead of dropping them.
 
     Li et al., *A System for Massively Parallel Hyperparameter Tuning*, MLSys 2020. Time is the
     trial's own training seconds.
@@ -150,19 +151,25 @@ class _Halving(AsyncHyperBandScheduler):
         )
         self._driver = driver
         self._names = names
+        self._reported: set[str] = set()
         self._ended = 0
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         score = result.get("score")
-        if "report" not in result or score is None or score != score:
+        item = self._driver.running.get(self._names[trial.trial_id])
+        if "report" not in result or score is None or score != score or item is None:
             return str(self.CONTINUE)
+        # Models on frozen features are over in seconds, and no measure for the others.
+        if item.spec.strategy.get("method") in FROZEN_METHODS:
+            return str(self.CONTINUE)
+        self._reported.add(trial.trial_id)
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP and self._ended >= _LEAST_ENDED:
             self._driver.stop(self._names[trial.trial_id])
         return str(self.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._ended += 1
+        self._ended += trial.trial_id in self._reported
 
 
 def run(
@@ -171,7 +178,7 @@ def run(
     *,
     concurrency: int,
     resources: dict[str, float],
-    early_stopping: bool,
+    first_rung: float | None,
     scratch: Path,
 ) -> None:
     """Run trials on a Ray that has been started, until the driver has none left.
@@ -181,7 +188,7 @@ def run(
         trial_fn: importable name of the trial function.
         concurrency: trials at a time.
         resources: what Ray sets aside for each, for instance ``{"cpu": 1, "gpu": 0.5}``.
-        early_stopping: whether halving may stop trials that look weak.
+        first_rung: seconds of training after which halving may stop trials that look weak; None for never.
         scratch: folder in which Tune's files lie while it runs.
     """
     scratch.mkdir(parents=True, exist_ok=True)
@@ -190,9 +197,9 @@ def run(
     searcher = _Searcher(driver, concurrency, config)
     left = max(driver.deadline - time.monotonic(), 1.0)
     scheduler = (
-        _Halving(driver, searcher.names, max(2, round(0.02 * left)), math.ceil(left))
-        if early_stopping
-        else FIFOScheduler()
+        FIFOScheduler()
+        if first_rung is None
+        else _Halving(driver, searcher.names, max(1, round(first_rung)), math.ceil(left))
     )
     _prepare_workers(scheduler, concurrency)
     try:

@@ -22,7 +22,8 @@ class SearchDisplay:
     standard error, so that standard output stays a program's.
 
     Args:
-        seconds: the time the search may take.
+        seconds: the time the search may take; None where trials are counted.
+        trials: how many there will be, where they are counted.
         quiet: show nothing.
         every: seconds between lines where there is no terminal.
         best_of: turns an outcome into the value that is compared and shown (higher is better, None for
@@ -32,14 +33,15 @@ class SearchDisplay:
 
     def __init__(
         self,
-        seconds: float,
+        seconds: float | None,
         *,
+        trials: int | None = None,
         quiet: bool = False,
         every: float = 10.0,
         best_of: Callable[[Outcome], float | None] | None = None,
         console: Console | None = None,
     ) -> None:
-        self._seconds = seconds
+        self._seconds, self._trials = seconds, trials
         self._quiet = quiet
         self._every = every
         self._best_of = best_of or (lambda outcome: outcome.usable_score)
@@ -102,9 +104,11 @@ class SearchDisplay:
     def line(self) -> str:
         """Return the state of the search in one line."""
         used = time.monotonic() - self._begin
+        of = "" if self._seconds is None else f" of {_clock(self._seconds)}"
+        most = "" if self._trials is None else f" of {self._trials}"
         parts = [
-            f"search {_clock(used)} of {_clock(self._seconds)}",
-            f"{self._ended['completed']} done",
+            f"search {_clock(used)}{of}",
+            f"{self._ended['completed']}{most} done",
             f"{len(self._running)} running",
         ]
         parts += [
@@ -139,7 +143,10 @@ class SearchDisplay:
                 Text(score),
                 Text(spec.candidate.id, overflow="ellipsis", no_wrap=True),
             )
-        bar = ProgressBar(total=max(self._seconds, 1e-9), completed=min(used, self._seconds), width=40)
+        whole, part = self._seconds, used
+        if whole is None:
+            whole, part = float(self._trials or 1), float(self._ended.total())
+        bar = ProgressBar(total=max(whole, 1e-9), completed=min(part, whole), width=40)
         return Group(Text(self.line(), overflow="ellipsis", no_wrap=True), bar, table)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from automl.machine import fitting
 from automl.records import Outcome, TrialSpec
 from automl.search._driver import Driver, Listener, MakeSpec, Violations
 from automl.search.proposer import Proposer
@@ -39,7 +40,7 @@ def run_search(
     ray_address: str | None = None,
     resources: Mapping[str, float] | None = None,
     trial_fn: str = "automl.trial:iterate_trial",
-    early_stopping: bool = False,
+    first_rung: float | None = None,
     violations: Violations | None = None,
     listener: Listener | None = None,
     scratch: str | os.PathLike[str] | None = None,
@@ -64,8 +65,9 @@ def run_search(
         ray_address: of an existing Ray cluster that sees the same files; by default a local one is started.
         resources: what each trial occupies, by default one CPU; ``{"cpu": 1, "gpu": 0.5}`` puts two on a GPU.
         trial_fn: importable name of the generator function that runs a trial.
-        early_stopping: whether weak trials are stopped by asynchronous successive halving (mode ``ray``). Leave
-            it off where a run must be repeatable: its decisions depend on timing.
+        first_rung: seconds of training after which a weak trial may be stopped by asynchronous successive halving,
+            and again after twice as many, and so on (mode ``ray``). None never stops one: where a run must be
+            repeatable, as the decisions depend on timing.
         violations: per constraint how far an outcome is from meeting it (at most 0 where it does); by default
             ``outcome.metrics["violations"]``.
         listener: hears starts, reports and ends, for instance a :class:`automl.search.SearchDisplay`.
@@ -77,7 +79,8 @@ def run_search(
 
     Raises:
         ValueError: an unknown mode, no concurrency, or a trial function that cannot be imported.
-        RuntimeError: Ray could not be started or reached.
+        InputError: no cluster answers at ``ray_address``.
+        RuntimeError: Ray could not be started.
         KeyboardInterrupt: at the second SIGINT.
         Exception: whatever a callback raised; running trials are stopped before.
     """
@@ -114,7 +117,7 @@ def run_search(
                 concurrency,
                 ray_address,
                 dict(resources or {"cpu": 1}),
-                early_stopping,
+                first_rung,
                 scratch,
             )
     driver.raise_errors()
@@ -127,7 +130,7 @@ def _run_with_ray(
     concurrency: int,
     ray_address: str | None,
     resources: dict[str, float],
-    early_stopping: bool,
+    first_rung: float | None,
     scratch: str | os.PathLike[str] | None,
 ) -> None:
     from automl.search import _ray_cluster
@@ -135,13 +138,15 @@ def _run_with_ray(
     cpus = max(1, round(concurrency * next((v for k, v in resources.items() if k.lower() == "cpu"), 1)))
     gpus = None if any(name.lower() == "gpu" for name in resources) else 0
     _ray_cluster.ensure_started(cpus, gpus=gpus, ray_address=ray_address)
+    import ray
+
     from automl.search import _ray_runner
 
     _ray_runner.run(
         driver,
         trial_fn,
         concurrency=concurrency,
-        resources=resources,
-        early_stopping=early_stopping,
+        resources=fitting(resources, ray.cluster_resources(), concurrency),
+        first_rung=first_rung,
         scratch=Path(scratch).resolve() if scratch is not None else _ray_cluster.scratch_folder(),
     )

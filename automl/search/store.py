@@ -7,6 +7,7 @@ happens to the driver. A folder without an outcome is an orphan: its trial never
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -95,10 +96,15 @@ class TrialStore:
         pairs = []
         for outcome in self.outcomes():
             try:
-                pairs.append((self.spec(outcome.trial_id), outcome))
+                pairs.append((self._here(self.spec(outcome.trial_id)), outcome))
             except (OSError, ValueError) as error:
                 warnings.warn(f"trial {outcome.trial_id} is left out: {error}", stacklevel=2)
         return pairs
+
+    def _here(self, spec: TrialSpec) -> TrialSpec:
+        """The specification with its folders where they are now: a run folder may have been moved."""
+        initial = spec.initial if spec.initial is None else str(self.root / Path(spec.initial).name)
+        return dataclasses.replace(spec, folder=str(self.folder(spec.trial_id)), initial=initial)
 
     def clean_orphans(self) -> list[str]:
         """Empty the folders of trials that never finished; call it before a resumed search starts.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from automl.training._finetune import Fold, fine_tune
 from automl.training._frozen import OutOfTime, frozen_features, inference_runner
-from automl.training._heads import coordinates, fit_logistic, fit_neighbours, iterations_within
+from automl.training._heads import (
+    SideBySide,
+    coordinates,
+    fit_logistic,
+    fit_neighbours,
+    iterations_within,
+)
 from automl.training._losses import make_loss
 from automl.training._methods import FINE_TUNING, FROZEN
 from automl.training._model import Features, VisionModel, load_model, new_model, save_model
@@ -15,6 +21,7 @@ __all__ = [
     "Features",
     "Fold",
     "OutOfTime",
+    "SideBySide",
     "VisionModel",
     "coordinates",
     "fine_tune",

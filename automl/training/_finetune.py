@@ -19,7 +19,7 @@ from automl.training._augment import mix
 from automl.training._frozen import OutOfTime, frozen_features
 from automl.training._heads import LinearHead, fit_logistic, iterations_within
 from automl.training._losses import make_loss
-from automl.training._methods import choose_parameters, merge_low_rank, parameter_groups
+from automl.training._methods import choose_parameters, freeze_early, merge_low_rank, parameter_groups
 from automl.training._model import VisionModel, new_model
 from automl.training._sources import Batches, PixelBatches, TrunkBatches
 from search_spaces.backbones import Backbone
@@ -27,6 +27,8 @@ from search_spaces.backbones import Backbone
 #: Images at which the linear probe that starts a fine-tuning is fitted at most.
 _PROBE_IMAGES = 20_000
 _EVALUATIONS = 6
+#: Time of scoring images over that of training on as many, until it was measured.
+_FORWARD_SHARE = 0.4
 
 
 @dataclass
@@ -105,6 +107,9 @@ def fine_tune(
         batches = TrunkBatches.build(
             model, dataset, fold, strategy, resolution, generator, scratch, threads, device, deadline
         ) or PixelBatches(model, dataset, strategy, resolution, generator, place)
+        # What cannot be kept is computed anew each time, and stays frozen too.
+        if isinstance(batches, PixelBatches):
+            freeze_early(model.body.backbone, int(strategy["trunk_stages"]))
     else:
         batches = PixelBatches(model, dataset, strategy, resolution, generator, place)
     counts = np.bincount(np.asarray(dataset.labels)[fold.train], minlength=classes)
@@ -119,7 +124,7 @@ def fine_tune(
     per_epoch = max(1, len(fold.train) // batch)
     epochs = float(strategy["epochs"]) if max_epochs is None else min(float(strategy["epochs"]), max_epochs)
     planned = max(1, round(epochs * per_epoch))
-    clock = _Clock(deadline)
+    clock = _Clock(deadline, evaluation_steps=_FORWARD_SHARE * len(fold.validation) / batch)
     next_evaluation = 1.0 / _EVALUATIONS
     done = 0
     while done < planned:
@@ -173,7 +178,12 @@ def fine_tune(
     if strategy["method"] == "lora":
         merge_low_rank(fold.model.body.backbone)
     fold.model.eval().cpu()
-    fold.notes = {"planned_steps": planned, "steps": done, "out_of_time": clock.over() and done < planned}
+    fold.notes = {
+        "planned_steps": planned,
+        "steps": done,
+        "out_of_time": clock.over() and done < planned,
+        "cached": isinstance(batches, TrunkBatches),
+    }
 
 
 def freeze_norms(module: nn.Module) -> None:
@@ -294,10 +304,13 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 class _Clock:
     """How much of the time to the deadline is used, with what the evaluations still to come need set aside."""
 
-    def __init__(self, deadline: float | None) -> None:
+    def __init__(self, deadline: float | None, evaluation_steps: float = 0.0) -> None:
+        """``evaluation_steps``: training steps that take as long as an evaluation, until one was timed."""
         self.deadline = deadline
         self.began = time.monotonic()
         self.reserve = 0.0
+        self.timed = False
+        self.evaluation_steps = evaluation_steps
         self.steps = 0
         self.projected = 0.0
 
@@ -306,7 +319,10 @@ class _Clock:
         if self.deadline is None or self.steps < 3:
             return
         now = time.monotonic()
-        needed = (now - self.began) / self.steps * left
+        each = (now - self.began) / self.steps
+        if not self.timed:
+            self.reserve = 1.2 * each * self.evaluation_steps + 0.2
+        needed = each * left
         available = self.deadline - self.reserve - now
         self.projected = 0.0 if needed <= available else 1.0
 
@@ -318,7 +334,8 @@ class _Clock:
         return min(1.0, (time.monotonic() - self.began) / max(span, 1e-6))
 
     def evaluated(self, seconds: float) -> None:
-        self.reserve = max(self.reserve, 1.2 * seconds + 0.2)
+        self.reserve = max(self.reserve if self.timed else 0.0, 1.2 * seconds + 0.2)
+        self.timed = True
 
     def over(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline - self.reserve

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,17 @@ class LinearHead(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "linear", "features": self.linear.in_features, "classes": self.linear.out_features}
+
+
+class SideBySide(nn.Module):
+    """Several heads on the same features: ``[N, F]`` → ``[N, K · C]``, one after the other."""
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([head(features) for head in self.heads], dim=1)
 
 
 class NeighboursHead(nn.Module):

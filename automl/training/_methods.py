@@ -146,6 +146,15 @@ def collected_channels(stages: Sequence[nn.Module]) -> Iterator[dict[int, int]]:
             handle.remove()
 
 
+def freeze_early(backbone: nn.Module, stages: int) -> None:
+    """Train no weight before the end of the first ``stages`` stages; the last stage is trained in any case."""
+    groups = stage_groups(backbone)  # the stem, the stages, and what is left
+    frozen = {name for group in groups[: min(stages + 1, max(1, len(groups) - 2))] for name in group}
+    for name, parameter in backbone.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+
+
 def merge_low_rank(module: nn.Module) -> None:
     """Replace every :class:`LowRankAdapter` by its merged layer."""
     for name, child in list(module.named_children()):

@@ -106,9 +106,10 @@ class TrunkBatches:
         generator: torch.Generator,
         files: list[Path],
         stages: int,
+        place: torch.device,
     ) -> None:
         self._of: dict[int, tuple[nn.Module, list[nn.Module]]] = {id(model): (tail, late)}
-        self._stages = stages
+        self._stages, self.place = stages, place
         self.bank, self.plain, self.position = bank, plain, position
         self.generator = generator
         self.files = files
@@ -127,7 +128,7 @@ class TrunkBatches:
         device: str,
         deadline: float | None,
     ) -> TrunkBatches | None:
-        """Compute the cache; None where the architecture cannot be split.
+        """Compute the cache; None where the architecture cannot be split, or the disk would have to hold too much.
 
         Raises:
             OutOfTime: the deadline passed meanwhile.
@@ -153,8 +154,10 @@ class TrunkBatches:
         probe = runner(flat[train[:8]])
         per_image = (time.monotonic() - began) / 16
         bytes_each = sum(part[0].size for part in probe) * 2
-        views = max(1, int(strategy.get("views", 6)))
-        views = max(1, min(views, int(_BANK_BYTES / max(1, bytes_each * len(train)))))
+        left = _BANK_BYTES - bytes_each * len(validation)
+        views = min(max(1, int(strategy.get("views", 6))), int(left / max(1, bytes_each * len(train))))
+        if views < 1:
+            return None
         if deadline is not None:
             affordable = _BANK_SHARE * (deadline - time.monotonic()) / max(1e-9, per_image * len(train))
             views = max(1, min(views, int(affordable)))
@@ -191,7 +194,8 @@ class TrunkBatches:
             position[validation] = np.arange(len(validation))
         for parameter in trunk.parameters():
             parameter.requires_grad_(False)
-        self = cls(model, tail, late, bank, plain, position, generator, files, stages)
+        place = next(model.parameters()).device
+        self = cls(model, tail, late, bank, plain, position, generator, files, stages, place)
         self.views, self.per_view = views, len(train)
         return self
 
@@ -201,7 +205,10 @@ class TrunkBatches:
     def training(self, rows: np.ndarray, progress: float) -> tuple[Tensor, ...]:
         view = torch.randint(self.views, (len(rows),), generator=self.generator).numpy()
         at = view * self.per_view + self.position[rows]
-        return tuple(torch.from_numpy(part[at].astype(np.float32)) for part in self.bank)
+        return self._inputs(self.bank, at)
+
+    def _inputs(self, tables: list[np.memmap[Any, Any]], at: np.ndarray) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(part[at].astype(np.float32)).to(self.place) for part in tables)
 
     def forward(self, model: VisionModel, inputs: tuple[Tensor, ...]) -> Tensor:
         tail, late = self._parts(model)
@@ -233,8 +240,8 @@ class TrunkBatches:
         for begin in range(0, len(rows), 64):
             with working():
                 at = self.position[rows[begin : begin + 64]]
-                inputs = tuple(torch.from_numpy(part[at].astype(np.float32)) for part in self.plain)
-                parts.append(self.forward(model, inputs).softmax(1).numpy())
+                logits = self.forward(model, self._inputs(self.plain, at))
+                parts.append(logits.softmax(1).float().cpu().numpy())
         return np.concatenate(parts)
 
     def close(self) -> None:

@@ -286,7 +286,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             "(before), from the end of the last trial to the end of the process (after). *in trials*: seconds inside "
             f"trials / (budget × workers). *off budget*: whole run / budget − 1; the limit is ±{limit:.0%}.",
             f"Memory: {summary['memory_is']}; *beyond torch*: less what a process that only imports torch and timm "
-            "takes, for the driver and each worker. Sampled ten times a second.",
+            "takes, for the driver and each worker. Sampled four times a second.",
             "Settings: empty home folder, "
             + "; ".join(f"{row['dataset']}: {_settings(row['settings'])}" for row in rows)
             + ".",

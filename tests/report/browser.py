@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -36,7 +38,29 @@ def open_page(path: Path, scratch: Path, *, width: int = 1300) -> Seen:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no chromium is here")
-    done = subprocess.run(
+    if not _works(program):
+        pytest.skip("chromium cannot open the simplest page here")
+    done = _run(program, path, scratch, width)
+    if done.returncode != 0 or "</html>" not in done.stdout:
+        pytest.fail(f"chromium could not show {path.name}: {done.stderr.strip()[-500:]}")
+    reader = _Reader()
+    reader.feed(done.stdout)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return Seen(reader.plots, reader.errors, console, " ".join(" ".join(reader.words).split()), done.stdout)
+
+
+@functools.cache
+def _works(program: str) -> bool:
+    """Whether the browser shows an empty page."""
+    with tempfile.TemporaryDirectory() as scratch:
+        page = Path(scratch) / "page.html"
+        page.write_text("<!doctype html><html><body>here</body></html>")
+        done = _run(program, page, Path(scratch), 800)
+        return done.returncode == 0 and "here" in done.stdout
+
+
+def _run(program: str, path: Path, scratch: Path, width: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [
             program, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=10000",
             "--enable-logging=stderr", "--v=0", f"--window-size={width},1400", f"--user-data-dir={scratch / 'profile'}",
@@ -48,12 +72,6 @@ def open_page(path: Path, scratch: Path, *, width: int = 1300) -> Seen:
         env={**os.environ, "HOME": str(scratch)},
         check=False,
     )  # fmt: skip
-    if done.returncode != 0 or "</html>" not in done.stdout:
-        pytest.skip(f"chromium cannot open a page here: {done.stderr.strip()[-200:]}")
-    reader = _Reader()
-    reader.feed(done.stdout)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Seen(reader.plots, reader.errors, console, " ".join(" ".join(reader.words).split()), done.stdout)
 
 
 class _Reader(HTMLParser):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from automl.errors import InputError
 from automl.search import _ray_cluster, shutdown
 
 
@@ -37,6 +38,19 @@ def test_a_long_temporary_folder_is_too_long_for_sockets(monkeypatch: pytest.Mon
     assert _ray_cluster._short_folder() == Path("/tmp")
     monkeypatch.setattr("tempfile.gettempdir", lambda: "/scr")
     assert _ray_cluster._short_folder() == Path("/scr")
+
+
+def test_an_address_without_a_cluster_is_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def fails(*_: object, **__: object) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(InputError, match="no cluster answers there"):
+        _ray_cluster.ensure_started(1, ray_address="127.0.0.1:1")
+    shutdown()
 
 
 def test_a_start_that_fails_is_told_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,11 @@ def test_trials_run_at_the_same_time(run: Run) -> None:
     assert run.statuses == ["stopped"] * 2
 
 
+def test_a_trial_that_wants_more_than_there_is_gets_what_there_is(run: Run) -> None:
+    search(run, pool_only(numbered(2)), "empty", resources={"cpu": 64, "gpu": 1.0}, deadline=60.0)
+    assert run.statuses == ["completed"] * 2
+
+
 def test_no_more_trials_run_than_are_asked_for(run: Run) -> None:
     watcher = Watcher()
     search(run, pool_only(numbered(2)), "steady", concurrency=1, listener=watcher)
@@ -204,14 +209,14 @@ def test_ctrl_c_ends_the_search_in_order(run: Run) -> None:
 
 
 def test_weak_trials_are_stopped_early(run: Run) -> None:
-    pool = [candidate("a", side) for side in (900, 800, 700, 600, 500, 400, 300, 200)]
-    search(run, pool_only(pool), "late_bloomers", early_stopping=True)
+    pool = [candidate("a", side) for side in range(1000, 0, -100)]
+    search(run, pool_only(pool), "late_bloomers", first_rung=2.0)
     ends = [
         (spec.candidate.resolution, outcome.status, outcome.epochs, outcome.error)
         for spec, outcome in run.results
     ]
-    assert len(ends) == 8
-    assert {status for _, status, _, _ in ends[:4]} == {"completed"}, ends  # nothing is judged before
+    assert len(ends) == 10
+    assert {status for _, status, _, _ in ends[:6]} == {"completed"}, ends  # nothing is judged before
     stopped = [end for end in ends if end[1] == "stopped"]
     assert stopped, ends
     for _, _, epochs, error in stopped:

@@ -25,7 +25,13 @@ from strategy_pool.history import History, HistoryError, default_url
 
 def trial(uid: str, task: str = "task", **more: Any) -> dict[str, Any]:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, index=np.arange(3), probabilities=np.full((3, 2), 0.5, np.float16))
+    np.savez_compressed(
+        buffer,
+        index=np.arange(3),
+        probabilities=np.full((3, 2), 0.5, np.float16),
+        labels=np.array([0, 1, 1], np.int32),
+        class_names=np.array(["bad", "good"]),
+    )
     return {
         "uid": uid,
         "task_id": task,
@@ -69,9 +75,11 @@ def test_a_trial_comes_back_as_it_was_put_in(history: History) -> None:
     assert {name: found[name] for name in trial("u1") if name != "scores"} == {
         name: value for name, value in trial("u1").items() if name != "scores"
     }
-    index, probabilities = history.scores("u1") or (None, None)
-    assert index is not None and index.dtype == np.int64 and index.tolist() == [0, 1, 2]
-    assert probabilities is not None and probabilities.dtype == np.float32 and probabilities.shape == (3, 2)
+    scores = history.scores("u1")
+    assert scores is not None
+    assert scores.index.dtype == np.int64 and scores.index.tolist() == [0, 1, 2]
+    assert scores.probabilities.dtype == np.float32 and scores.probabilities.shape == (3, 2)
+    assert scores.labels.tolist() == [0, 1, 1] and scores.class_names == ("bad", "good")
     frame = history.trials()
     assert frame["score"].tolist() == [0.75] and "scores" not in frame
     assert json.loads(frame["curve"][0])[1] == [3, 0.75, 12.0]
@@ -381,7 +389,7 @@ def test_a_history_in_memory() -> None:
 
 
 def test_the_ranker_reads_what_the_history_gives(history: History) -> None:
-    from strategy_pool.ranker import rank
+    from strategy_pool.prior import rank
 
     history.add_trial(trial("u1", overrides={}))
     history.add_trial(trial("u2", overrides={}, strategy="lora_8", candidate="net@64/fp32/lora_8", score=0.5))

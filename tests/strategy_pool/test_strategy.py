@@ -222,7 +222,7 @@ def test_a_caller_cannot_change_the_shipped_catalog() -> None:
 
 def test_the_room_needs_neither_torch_nor_the_engine() -> None:
     code = (
-        "import sys, strategy_pool, strategy_pool.history, strategy_pool.ranker\n"
+        "import sys, strategy_pool, strategy_pool.history, strategy_pool.prior\n"
         "bad = {'torch', 'ray', 'automl', 'search_spaces', 'alembic'} & set(sys.modules)\n"
         "sys.exit(repr(bad) if bad else 0)"
     )

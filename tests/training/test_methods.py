@@ -16,6 +16,7 @@ from automl.training._methods import (
     add_conv_adapters,
     add_low_rank,
     choose_parameters,
+    freeze_early,
     merge_low_rank,
     parameter_groups,
 )
@@ -265,3 +266,16 @@ def test_frozen_weights_are_in_no_group(tmp_path: Path) -> None:
     groups = parameter_groups(model, model.body.backbone, strategy)
     assert all(p.requires_grad for group in groups for p in group["params"])
     assert sum(len(group["params"]) for group in groups) == len(trained(model))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("stages", [1, 3, 64])
+def test_early_stages_are_frozen_and_the_last_is_not(architecture: str, stages: int) -> None:
+    model = build(architecture)
+    freeze_early(model, stages)
+    groups = stage_groups(model)
+    trained = [{dict(model.named_parameters())[name].requires_grad for name in group} for group in groups]
+    assert all(len(one) == 1 for one in trained)
+    learns = [one.pop() for one in trained]
+    assert learns == sorted(learns)  # first what stays, then what learns
+    assert not learns[0] and learns[-1] and learns[-2]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategy_pool.ranker import history_average, rank
+from strategy_pool.prior import history_average, rank
 from strategy_pool.strategy import load_catalog
 
 

@@ -1,0 +1,62 @@
+"""Why a model was chosen, in sentences that hold for what happened."""
+
+from __future__ import annotations
+
+
+def why(
+    winner: str,
+    *,
+    objective: str,
+    score: float,
+    images: int,
+    candidates: int,
+    keeping: int,
+    limited: bool,
+    turned_down: int,
+    missed_cost: bool,
+    missed_quality: bool,
+    rival: tuple[str, float] | None,
+    joint: bool,
+    refitted: bool,
+) -> str:
+    """Say why the winner is the model.
+
+    Args:
+        winner: candidate ids.
+        objective: what was maximised.
+        score: of the winner, on validation images.
+        images: how many.
+        candidates: that finished with a model.
+        keeping: those of them whose expected costs keep the limits.
+        limited: whether there are limits.
+        turned_down: better choices that missed a limit, or could not be exported, when it came to the file.
+        missed_cost, missed_quality: whether the winner's file misses a limit on its cost, or on its quality on test images.
+        rival: the best other single model that keeps the limits, and its score.
+        joint: whether the winner has several members.
+        refitted: whether members were trained on with the validation images.
+    """
+    measured = f"({score:.3f} on {images} validation images no member was trained on when it was judged)"
+    many = f"{candidates} finished candidate{'' if candidates == 1 else 's'}"
+    if missed_cost:
+        text = (
+            f"None of the {many} keeps all limits. {winner}, with a {objective} of {score:.3f} on {images} validation "
+            "images, comes closest of those that were exported and measured."
+        )
+    elif turned_down:
+        text = (
+            f"{winner} has the best {objective} {measured} of what kept the limits as an exported file; {turned_down} "
+            f"{'choice' if turned_down == 1 else 'choices'} expected to be better did not when measured."
+        )
+    elif limited and keeping < candidates:
+        text = f"{winner} has the best {objective} {measured} among the {keeping} of {many} whose costs keep the limits."
+    else:
+        text = f"{winner} has the best {objective} {measured} among the {many}."
+    if missed_quality and not missed_cost:
+        text += (
+            " On the test images it misses a limit that it kept on the validation images or came closest to."
+        )
+    if rival is not None:
+        text += f" The best {'single model' if joint else 'other model'} is {rival[0]} with {rival[1]:.3f}."
+    if refitted:
+        text += " Fine-tuned members were then trained on with the validation images."
+    return text

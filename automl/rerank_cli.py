@@ -1,0 +1,79 @@
+"""``automl rerank``: how good the ranker is on tasks that it has not seen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from automl.errors import InputError, did_you_mean
+
+app = typer.Typer(
+    name="rerank",
+    help="The ranker of the strategy pool.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _rerank() -> None:
+    """The ranker of the strategy pool."""
+
+
+@app.command(epilog="Example: automl rerank evaluate --table trials.parquet --seeds 5 --json")
+def evaluate(
+    table: Annotated[str, typer.Option(help="trial table, .parquet or .csv")],
+    by: Annotated[str, typer.Option(help="what is left out together: task or group")] = "task",
+    past: Annotated[int | None, typer.Option(help="learn from so many tasks, drawn at random", min=1)] = None,
+    draws: Annotated[int, typer.Option(help="how often they are drawn", min=1)] = 20,
+    seeds: Annotated[int, typer.Option(help="how often everything is done", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on the last line")] = False,
+) -> None:
+    """Judge the ranker and three baselines on tasks that were left out of what they learned from."""
+    from strategy_pool.evaluation import METHODS, folds
+    from strategy_pool.evaluation import evaluate as judge
+    from strategy_pool.trial_table import TableError, read_trial_table
+
+    if by not in ("task", "group"):
+        raise InputError(f"--by is '{by}'{did_you_mean(by, ('task', 'group'))}")
+    try:
+        trials = read_trial_table(table)
+        plan = folds(trials, by, seeds=seeds, past=past, draws=draws)
+    except TableError as error:
+        raise InputError(str(error)) from None
+    for note in trials.notes:
+        print(note, file=sys.stderr)
+    found = judge(trials, METHODS, plan, by=by, seeds=seeds, progress=_progress)
+    result = found.to_dict()
+    print(render(result))
+    if as_json:
+        print(json.dumps(result))
+
+
+def _progress(done: int, count: int) -> None:
+    end = "\n" if done == count else ""
+    if sys.stderr.isatty() or end:
+        print(f"\rfold {done} of {count}", end=end, file=sys.stderr, flush=True)
+
+
+def render(result: dict[str, Any]) -> str:
+    """The figures as two tables of text."""
+    from strategy_pool.ranking_metrics import METRICS
+
+    width = max(len(name) for name in [*result["methods"], *result["paired"]])
+    head = f"{result['tasks']} tasks, left out by {result['by']}, {result['seeds']} seeds; mean ± standard error over tasks"
+    lines = [head, " " * width + "".join(f"{name:>18s}" for name in METRICS)]
+    for method, figures in result["methods"].items():
+        cells = [
+            f"{f['mean']:.3f}" + ("" if f["se"] is None else f" ± {f['se']:.3f}") for f in figures.values()
+        ]
+        lines.append(f"{method:{width}s}" + "".join(f"{cell:>18s}" for cell in cells))
+    lines.append("paired differences with 95 % intervals of a bootstrap over tasks")
+    for pair, figures in result["paired"].items():
+        cells = [f"{f['mean']:+.3f} [{f['low']:+.3f}, {f['high']:+.3f}]" for f in figures.values()]
+        lines.append(f"{pair:{width}s}  " + "  ".join(cells))
+    return "\n".join(lines)

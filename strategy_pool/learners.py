@@ -1,0 +1,108 @@
+"""Learned rankers: gradient-boosted trees over the features of task, strategy and device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+
+from strategy_pool._encoding import Encoder
+from strategy_pool.trial_table import TrialTable
+
+#: Grades of LambdaRank's labels; the gain is linear in them, as in the metric.
+_GRADES = 100
+
+
+@dataclass
+class Trees:
+    """LightGBM over the features of a trial table (Ke et al. 2017).
+
+    Attributes:
+        trees, leaves, rate, least, columns, l2: number of trees, leaves of each, learning rate, least rows of a leaf,
+            share of the features that a tree may use, L2 penalty of a leaf's value.
+        bags: models with other seeds, averaged.
+    """
+
+    trees: int = 300
+    leaves: int = 31
+    rate: float = 0.05
+    least: int = 20
+    columns: float = 0.8
+    l2: float = 0.0
+    bags: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    objective = "regression"
+
+    def fit(self, table: TrialTable, seed: int) -> Trees:
+        """Learn from the trials of past tasks."""
+        frame = table.told().frame
+        self._encoder = Encoder().fit(frame, table.features)
+        encoded = self._encoder.transform(frame)
+        self._models = [self._train(frame, encoded, seed * 1000 + bag) for bag in range(self.bags)]
+        return self
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return float [rows], higher is better."""
+        encoded = self._encoder.transform(frame)
+        return np.mean([model.predict(encoded, num_threads=1) for model in self._models], axis=0)
+
+    def _train(self, frame: pd.DataFrame, encoded: np.ndarray, seed: int) -> lightgbm.Booster:
+        parameters = {
+            "objective": self.objective,
+            "num_leaves": self.leaves,
+            "learning_rate": self.rate,
+            "min_data_in_leaf": min(self.least, max(1, len(frame) // 20)),
+            "feature_fraction": self.columns,
+            "lambda_l2": self.l2,
+            "seed": seed,
+            "num_threads": 1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+            **self._more(frame),
+            **self.extra,
+        }
+        data = lightgbm.Dataset(
+            encoded,
+            self._labels(frame),
+            group=self._sizes(frame),
+            categorical_feature=self._encoder.categorical,
+        )
+        return lightgbm.train(parameters, data, self.trees)
+
+    def _more(self, frame: pd.DataFrame) -> dict[str, Any]:
+        return {}
+
+    def _labels(self, frame: pd.DataFrame) -> np.ndarray:
+        return frame["value"].to_numpy(dtype=np.float64)
+
+    def _sizes(self, frame: pd.DataFrame) -> np.ndarray | None:
+        return None
+
+
+class Regression(Trees):
+    """Predicts the normalised score itself."""
+
+
+class LambdaRank(Trees):
+    """Learns the order within each task, the head of it most (Burges 2010, *From RankNet to LambdaRank to LambdaMART*)."""
+
+    objective = "lambdarank"
+    truncation: int = 100
+
+    def _more(self, frame: pd.DataFrame) -> dict[str, Any]:
+        return {
+            "label_gain": [float(grade) for grade in range(_GRADES + 1)],
+            "lambdarank_truncation_level": self.truncation,
+        }
+
+    def _labels(self, frame: pd.DataFrame) -> np.ndarray:
+        return np.rint(_GRADES * frame["value"].to_numpy(dtype=np.float64)).astype(np.int32)
+
+    def _sizes(self, frame: pd.DataFrame) -> np.ndarray:
+        # Rows are sorted by task, so that the trials of one lie together.
+        return frame.groupby("task", sort=True, observed=True).size().to_numpy()

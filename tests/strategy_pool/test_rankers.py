@@ -1,0 +1,252 @@
+"""Rankers on made tables where the right answer is known: contract of each, floor, fallback, and judging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from strategy_pool._encoding import Encoder, Neighbours
+from strategy_pool.baselines import HistoryAverage, Learner, RandomOrder
+from strategy_pool.evaluation import METHODS, evaluate, folds
+from strategy_pool.learners import LambdaRank, Regression
+from strategy_pool.left_out import predictions
+from strategy_pool.ranker import FLOOR, Ranker, choose_shares, mix
+from strategy_pool.trial_table import TableError, TrialTable, trial_table
+
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    **METHODS,
+    "lambdarank": lambda: LambdaRank(trees=20),
+    "regression": lambda: Regression(trees=20),
+}
+
+
+def sparse(tasks: int = 8, each: int = 40, seed: int = 0) -> TrialTable:
+    """Every strategy is tried on one task only; its score follows its features, and the level its task."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for task in range(tasks):
+        for trial in range(each):
+            lr, model = rng.uniform(-5, -1), rng.choice(["small", "large", "odd"])
+            good = {"small": 0.3, "large": 0.6, "odd": 0.1}[model] - 0.15 * abs(lr + 3) + rng.normal(0, 0.02)
+            rows.append((f"t{task}", f"s{task}-{trial}", good + task, 10.0**lr, model, task))
+    columns = ["task", "strategy", "score", "strategy.lr", "strategy.model", "task.level"]
+    return trial_table(pd.DataFrame(rows, columns=columns))
+
+
+def dense(tasks: int = 6, strategies: int = 12, seed: int = 0, noise: float = 0.05) -> TrialTable:
+    """Every strategy on every task, each with its own level, and features that tell nothing."""
+    rng = np.random.default_rng(seed)
+    level = rng.uniform(0, 1, strategies)
+    rows = [
+        (f"t{t}", f"s{s:02d}", level[s] + rng.normal(0, noise), rng.normal())
+        for t in range(tasks)
+        for s in range(strategies)
+    ]
+    return trial_table(pd.DataFrame(rows, columns=["task", "strategy", "score", "strategy.noise"]))
+
+
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+@pytest.mark.parametrize("table", [sparse(), dense(), dense(tasks=1), sparse(tasks=2, each=3)], ids=str)
+def test_every_learner_predicts_one_number_per_row_and_the_same_for_a_seed(
+    name: str, table: TrialTable
+) -> None:
+    shown = table.frame.drop(columns=["score", "value"])
+    first = np.asarray(LEARNERS[name]().fit(table, 3).predict(shown))
+    second = np.asarray(LEARNERS[name]().fit(table, 3).predict(shown))
+    assert first.shape == (len(shown),)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_every_learner_takes_candidates_with_gaps_and_news(name: str) -> None:
+    table = sparse()
+    asked = pd.DataFrame(
+        {
+            "task": "new",
+            "strategy": ["a", "b", "c"],
+            "strategy.lr": [None, 1e-3, 1e-2],
+            "strategy.model": ["unknown", None, "large"],
+        }
+    )
+    assert np.isfinite(LEARNERS[name]().fit(table, 0).predict(asked)).all()
+
+
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_the_order_of_the_candidates_does_not_matter(name: str) -> None:
+    table = sparse()
+    fitted = LEARNERS[name]().fit(table, 0)
+    shown = table.of(["t1"]).frame
+    turned = fitted.predict(shown.iloc[::-1])
+    np.testing.assert_allclose(np.asarray(turned)[::-1], fitted.predict(shown))
+
+
+def test_the_history_average_is_the_mean_over_tasks_of_normalised_scores() -> None:
+    rows = [("a", "x", 0.0), ("a", "y", 1.0), ("a", "z", 0.5), ("b", "x", 4.0), ("b", "y", 2.0)]
+    fitted = HistoryAverage().fit(trial_table(pd.DataFrame(rows, columns=["task", "strategy", "score"])), 0)
+    asked = pd.DataFrame({"strategy": ["x", "y", "z", "new"]})
+    assert fitted.predict(asked).tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5])
+    assert fitted.counts.to_dict() == {"x": 2, "y": 2, "z": 1}
+
+
+def test_a_new_strategy_takes_the_mean_of_its_neighbours_of_the_same_model() -> None:
+    rows = [("t", f"s{i:02d}", float(i), float(i), "m" if i < 20 else "n") for i in range(40)]
+    table = trial_table(
+        pd.DataFrame(rows, columns=["task", "strategy", "score", "strategy.x", "strategy.model"])
+    )
+    asked = pd.DataFrame(
+        {"strategy": ["new"] * 3, "strategy.x": [0.0, 39.0, 39.0], "strategy.model": ["m", "m", "n"]}
+    )
+    found = HistoryAverage().fit(table, 0).predict(asked) * 39
+    assert found.tolist() == pytest.approx(
+        [np.mean(range(10)), np.mean(range(10, 20)), np.mean(range(30, 40))]
+    )
+
+
+def test_gower_distance_by_hand() -> None:
+    seen = pd.DataFrame({"x": [0.0, 10.0, 5.0], "c": ["a", "b", None]})
+    encoder = Encoder().fit(seen, ["x", "c"])
+    near = Neighbours(encoder.transform(seen), encoder.categorical)
+    asked = encoder.transform(pd.DataFrame({"x": [2.5, None], "c": ["b", "a"]}))
+    found = near.distances(asked, np.arange(3))
+    np.testing.assert_allclose(found, [[(0.25 + 1) / 2, (0.75 + 0) / 2, 0.25], [0.0, 1.0, np.inf]])
+
+
+def test_an_unseen_category_and_a_missing_column_are_gaps() -> None:
+    encoder = Encoder().fit(
+        pd.DataFrame({"c": ["a", "b", "b"], "x": [1, 2, 3], "same": [1, 1, 1]}), ["c", "x", "same"]
+    )
+    assert encoder.columns == ["c", "x"]
+    assert encoder.categorical == [0]
+    found = encoder.transform(pd.DataFrame({"c": ["b", "a", "z", None]}))
+    np.testing.assert_array_equal(found, [[0, np.nan], [1, np.nan], [np.nan, np.nan], [np.nan, np.nan]])
+
+
+def test_the_ranker_learns_where_there_is_something_to_learn() -> None:
+    table = sparse()
+    ranker = Ranker().fit(table.of(["t0", "t1", "t2", "t3", "t4", "t5"]), 0)
+    assert ranker.shares.get(FLOOR, 0.0) < 1.0
+    assert sum(ranker.shares.values()) == pytest.approx(1.0)
+    assert ranker.gain[0] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ranker_is_the_history_average_where_there_is_not(seed: int) -> None:
+    table = dense(seed=seed)
+    shown = table.of(["t0"]).frame
+    ranker = Ranker().fit(table, seed)
+    average = HistoryAverage().fit(table, seed)
+    assert ranker.shares == {FLOOR: 1.0}
+    assert np.argsort(-ranker.predict(shown)).tolist() == np.argsort(-average.predict(shown)).tolist()
+
+
+@pytest.mark.parametrize("table", [dense(tasks=2), sparse(tasks=2)], ids=["dense", "sparse"])
+def test_with_too_few_tasks_the_ranker_is_the_history_average(table: TrialTable) -> None:
+    assert Ranker().fit(table, 0).shares == {FLOOR: 1.0}
+
+
+def test_without_features_the_ranker_is_the_history_average() -> None:
+    table = dense()
+    plain = trial_table(table.frame[["task", "strategy", "score"]])
+    assert Ranker().fit(plain, 0).shares == {FLOOR: 1.0}
+
+
+def test_a_mixture_weighs_standardised_predictions_and_leaves_out_who_cannot_tell() -> None:
+    predicted = {"a": np.array([1.0, 3.0]), "b": np.array([100.0, 0.0]), "c": np.array([np.nan, np.nan])}
+    assert mix(predicted, {"a": 0.75, "b": 0.25}).tolist() == pytest.approx([-0.5, 0.5])
+    assert mix(predicted, {"c": 1.0}).tolist() == [0.0, 0.0]
+
+
+def test_shares_fall_back_to_the_floor_when_the_gain_is_noise() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.uniform(0, 1, 30) for _ in range(10)]
+    useful = [({FLOOR: rng.normal(size=30), "other": v + rng.normal(0, 0.1, 30)}, v) for v in values]
+    useless = [({FLOOR: v + rng.normal(0, 0.1, 30), "other": rng.normal(size=30)}, v) for v in values]
+    shares, (gain, error) = choose_shares(useful, 0)
+    assert shares["other"] >= 0.75
+    assert gain > error > 0
+    assert choose_shares(useless, 0) == ({FLOOR: 1.0}, (0.0, 0.0))
+
+
+class Peeking:
+    """Reads the outcome, if it is shown."""
+
+    def fit(self, table: TrialTable, seed: int) -> Peeking:
+        return self
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        hidden = {"score", "value", "seconds", "epochs", "failed"} & set(frame.columns)
+        assert not hidden
+        return np.zeros(len(frame))
+
+
+def test_outcomes_of_judged_tasks_are_not_shown() -> None:
+    table = sparse()
+    frame = table.frame.assign(epochs=1.0)
+    assert [task for task, *_ in predictions(Peeking(), trial_table(frame))] == table.tasks
+
+
+def test_no_task_is_judged_by_who_has_seen_it() -> None:
+    table = sparse()
+    grouped = trial_table(table.frame.assign(group=table.frame["task"].str[1].astype(int) // 3))
+    for plan, runs in (
+        (folds(table), 1),
+        (folds(table, seeds=2), 2),
+        (folds(grouped, "group"), 1),
+        (folds(trial_table(sparse(tasks=35, each=3).frame)), 1),
+    ):
+        for fold in plan:
+            assert not set(fold.past) & set(fold.judged)
+        assert sorted(t for f in plan for t in f.judged) == sorted(
+            runs * sorted({t for f in plan for t in (*f.past, *f.judged)})
+        )
+    group = grouped.groups()
+    for fold in folds(grouped, "group"):
+        assert not {group[t] for t in fold.past} & {group[t] for t in fold.judged}
+    assert len(folds(trial_table(sparse(tasks=35, each=3).frame))) == 10
+
+
+def test_some_past_tasks_are_drawn() -> None:
+    plan = folds(sparse(), past=3, draws=4, seeds=2)
+    assert len(plan) == 8
+    assert {len(fold.past) for fold in plan} == {3}
+    assert {len(fold.judged) for fold in plan} == {5}
+    assert len({fold.past for fold in plan}) > 4
+    assert plan == folds(sparse(), past=3, draws=4, seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "words"),
+    [
+        (dense(tasks=1), {}, "there is 1 task"),
+        (dense(), {"past": 6}, "--past is 6; of 6 tasks 1 to 5"),
+        (trial_table(dense().frame.assign(group="one")), {"by": "group"}, "all tasks are of one group"),
+    ],
+    ids=["one task", "past", "one group"],
+)
+def test_what_cannot_be_judged_is_refused(table: TrialTable, options: dict[str, object], words: str) -> None:
+    with pytest.raises(TableError, match=words):
+        folds(table, **options)  # type: ignore[arg-type]
+
+
+def test_judging_tells_good_from_random() -> None:
+    table = sparse()
+    makers: dict[str, Callable[[], Learner]] = {
+        "ranker": lambda: Regression(trees=50),
+        "random": RandomOrder,
+        "history_average": HistoryAverage,
+    }
+    told: list[tuple[int, int]] = []
+    found = evaluate(table, makers, folds(table, seeds=2), seeds=2, progress=lambda *at: told.append(at))
+    result = found.to_dict()
+    assert told[-1] == (16, 16)
+    assert result["tasks"] == 8
+    assert set(result["methods"]) == set(makers)
+    assert set(result["paired"]) == {"ranker - history_average"}
+    ranker, random = (result["methods"][name] for name in ("ranker", "random"))
+    assert ranker["ndcg@10"]["mean"] > random["ndcg@10"]["mean"] + 0.1
+    assert ranker["kendall_tau"]["mean"] > 0.5
+    assert abs(random["kendall_tau"]["mean"]) < 0.2
+    assert random["regret@1"]["se"] > 0

@@ -1,0 +1,69 @@
+"""What trials may use of a machine and of a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from automl.machine import fitting, gpus, trial_resources
+from automl.ticker import Ticker
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 8))
+def test_so_many_trials_fit_at_a_time(workers: int, cores: int, found: int) -> None:
+    each = trial_resources(workers, cores, found)
+    assert each["cpu"] >= 1
+    assert each["cpu"] * workers <= max(cores, workers)
+    assert ("gpu" in each) == (found > 0)
+    if found:
+        assert 0 < each["gpu"] <= 1
+        assert found * int(1 / each["gpu"]) >= workers  # so many fit on one GPU, and a trial lies on one only
+
+
+@given(st.integers(1, 32), st.integers(1, 64), st.integers(0, 8), st.integers(1, 64), st.integers(0, 8))
+def test_no_trial_asks_for_more_than_a_cluster_has(
+    workers: int, cores: int, found: int, there: int, graphics: int
+) -> None:
+    wanted = trial_resources(workers, cores, found)
+    each = fitting(wanted, {"CPU": float(there), "GPU": float(graphics)}, workers)
+    assert 1 <= each["cpu"] <= max(1, there)
+    assert each["cpu"] <= wanted["cpu"]
+    assert each.get("gpu", 0.0) <= graphics
+    assert fitting({"cpu": 1, "special": 2}, {"CPU": 4.0}, workers)["special"] == 2
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [
+        (None, 3),
+        ("", 0),
+        ("-1", 0),
+        ("1", 1),
+        ("0,2", 2),
+        ("0,1,2,3,4", 3),
+        ("0,-1,2", 1),
+        ("GPU-8f2a, GPU-11", 2),
+    ],
+)
+def test_hidden_gpus_are_not_used(visible: str | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("automl.machine.sys.platform", "linux")
+    monkeypatch.setattr(Path, "glob", lambda self, _pattern: iter([self / f"nvidia{i}" for i in range(3)]))
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus() == count
+
+
+def test_a_long_step_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("automl.ticker.time.monotonic", lambda: now)
+    lines: list[str] = []
+    tick = Ticker(lines.append, "decoding", every=10.0)
+    for step in range(25):
+        now = 100.0 + step
+        tick(step * 1000, 40_000)
+    assert lines == ["  decoding 10,000 of 40,000 images", "  decoding 20,000 of 40,000 images"]

@@ -1,0 +1,138 @@
+"""Which folders a run may use, and what a resumed run remembers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from automl import engine
+from automl.errors import InputError
+from automl.run_folder import REMEMBERED, WRITTEN, as_asked, changed_limits, require_free, told_sets
+from automl.task import Constraint, Task
+
+from ._command import automl, refused
+
+SETS = [
+    (Constraint.parse("size_mb<=2"),),
+    (Constraint.parse("latency_ms<=5"), Constraint.parse("size_mb<=4")),
+]
+
+
+def begun(data: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    """Write what a run leaves of its task, and return it."""
+    task = Task.make(data, constraints=["latency_ms<=5"], objective="accuracy", budget="3m", seed=4)
+    values = {**task.to_dict(), "limits": [], "columns": {"label": "kind"}, "fingerprint": "f", **more}
+    (folder / "search").mkdir(parents=True)
+    (folder / "search" / "task.json").write_text(json.dumps(values))
+    return values
+
+
+def defaults() -> dict[str, Any]:
+    names = dict.fromkeys(REMEMBERED)
+    return {
+        **names,
+        "constraints": [],
+        "objective": "balanced_accuracy",
+        "budget": "10m",
+        "seed": 0,
+        "limits": [],
+    }
+
+
+def test_what_is_not_typed_again_is_remembered(tmp_path: Path) -> None:
+    begun(tmp_path, tmp_path / "run")
+    asked = as_asked(tmp_path / "run", {**defaults(), "budget": "5m"}, {"budget", "json"})
+    assert asked["budget"] == "5m"
+    assert asked["constraints"] == ["latency_ms<=5"]
+    assert (asked["objective"], asked["seed"], asked["columns"]) == ("accuracy", 4, {"label": "kind"})
+    assert asked["limits"] == []
+    assert Task.make(tmp_path, **{k: v for k, v in asked.items() if k not in ("limits", "columns")}).seed == 4
+
+
+def test_sets_of_limits_are_remembered_and_give_way_to_a_limit(tmp_path: Path) -> None:
+    begun(tmp_path, tmp_path / "run", limits=told_sets(SETS), constraints=[])
+    assert as_asked(tmp_path / "run", defaults(), set())["limits"] == SETS
+    typed = as_asked(tmp_path / "run", {**defaults(), "constraints": ["size_mb<=1"]}, {"constraints"})
+    assert (typed["constraints"], typed["limits"]) == (["size_mb<=1"], [])
+
+
+def test_a_run_of_an_older_version_keeps_what_it_knows(tmp_path: Path) -> None:
+    values = begun(tmp_path, tmp_path / "run")
+    del values["limits"], values["columns"]
+    (tmp_path / "run" / "search" / "task.json").write_text(json.dumps(values))
+    asked = as_asked(tmp_path / "run", defaults(), set())
+    assert (asked["limits"], asked["columns"], asked["seed"]) == ([], None, 4)
+
+
+def test_the_command_line_resumes_with_what_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def submit(task: Task, **options: Any) -> Any:
+        seen.update(options, task=task)
+        raise InputError("seen")
+
+    begun(tmp_path, tmp_path / "run")
+    monkeypatch.setattr(engine, "submit", submit)
+    refused(automl("submit", tmp_path, "--resume", tmp_path / "run", "--budget", "7m"), "seen")
+    task = seen["task"]
+    assert [c.expression for c in task.constraints] == ["latency_ms<=5"]
+    assert (task.seed, task.objective.expression, task.budget.seconds) == (4, "accuracy", 420.0)
+    assert seen["columns"] == {"label": "kind"}
+    assert (seen["out"], seen["resume"]) == (str(tmp_path / "run"), True)
+    refused(automl("submit", tmp_path, "--resume", tmp_path / "run", "-c", "size_mb<=1"), "seen")
+    assert [c.expression for c in seen["task"].constraints] == ["size_mb<=1"]
+
+
+def test_changed_limits_are_noticed_and_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    values = begun(tmp_path, tmp_path / "run", limits=told_sets(SETS))
+    same = Task.from_dict(values)
+    assert not changed_limits(values, same, SETS)
+    assert changed_limits(values, same, SETS[:1])
+    other = {**values, "constraints": ["size_mb<=1"]}
+    assert changed_limits(values, Task.from_dict(other), SETS)
+    for name, value in (("objective", "macro_f1"), ("seed", 5), ("data", "/elsewhere")):
+        with pytest.raises(InputError, match=f"begun with {name} {values[name]}; resume it with that"):
+            changed_limits(values, Task.from_dict({**values, name: value}), SETS)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_nothing_of_the_user_is_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    require_free(tmp_path / "run", tmp_path / "data")
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(InputError, match="use another --out"):
+        require_free(tmp_path / "run", tmp_path / "data")
+    require_free(tmp_path / "new", tmp_path / "data")
+
+
+def test_a_run_may_not_lie_among_the_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lies among the images"):
+        require_free(tmp_path / "runs" / "one", tmp_path)
+
+
+def test_a_demonstration_replaces_only_a_demonstration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from automl.demo import run_demo
+
+    kept = tmp_path / "run" / "result.json"
+    begun(tmp_path, tmp_path / "run")
+    kept.write_text("{}")
+    with pytest.raises(InputError, match="holds a run already"):
+        run_demo(tmp_path / "run", "30s")
+    assert kept.exists()
+    refused(automl("demo", "--out", tmp_path / "run", "--budget", "soon"), "'soon' is not a time")
+    assert kept.exists()
+
+    monkeypatch.setattr("automl.submit", lambda data, **options: (data, options["out"]))
+    data, _ = run_demo(tmp_path / "new", "30s")
+    begun(data, tmp_path / "demo")
+    (tmp_path / "demo" / "old.txt").write_text("old")
+    run_demo(tmp_path / "demo", "30s")
+    assert not (tmp_path / "demo").exists()
