@@ -58,7 +58,9 @@ class Finished:
             name, candidate, "", {}, str(folder), None, None, 0, 1, "cpu:1", "accuracy", [], "", {}, purpose
         )
         quantised = {"fp32_score": 0.5} if precision == "int8" else {}
-        self.trials.append((spec, Outcome(name, candidate.id, status, score, {**quantised, **(metrics or {})})))
+        self.trials.append(
+            (spec, Outcome(name, candidate.id, status, score, {**quantised, **(metrics or {})}))
+        )
         self.costs[candidate.triple] = costs
 
     def chooser(self, objective: str = "accuracy") -> Chooser:
@@ -174,7 +176,10 @@ def test_costs_that_are_not_known_limit_nothing(finished: Finished) -> None:
 def test_an_int8_trial_that_was_not_quantised_does_not_count(finished: Finished) -> None:
     finished.add("a", 1.5)
     finished.add("q", 3.0, precision="int8")
-    finished.trials[-1] = (finished.trials[-1][0], replace(finished.trials[-1][1], status="stopped", metrics={}))
+    finished.trials[-1] = (
+        finished.trials[-1][0],
+        replace(finished.trials[-1][1], status="stopped", metrics={}),
+    )
     assert [list(c.weights) for c in finished.chooser().choices([])] == [["a"]]
 
 
