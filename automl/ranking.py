@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +102,26 @@ def _recipe(strategy: Strategy) -> tuple[Any, ...]:
     """What a strategy does once its resolution is settled; two with the same recipe are one candidate there."""
     told = strategy.to_dict()
     return tuple(value for name, value in told.items() if name not in _NOT_RECIPE)
+
+
+def distinct(
+    candidates: Iterable[Candidate], catalog: Mapping[str, Strategy], known: Iterable[Candidate] = ()
+) -> list[Candidate]:
+    """The candidates without those that do what a known or an earlier one does, under whatever name.
+
+    Args:
+        candidates: in order; those that are known themselves are kept.
+        catalog: strategies by name.
+        known: what was tried or will be.
+    """
+    known = set(known)
+    done = {(c.triple, _recipe(catalog[c.strategy])): c for c in known if not c.overrides}
+    kept = []
+    for candidate in candidates:
+        key = candidate.triple, _recipe(catalog[candidate.strategy])
+        if done.setdefault(key, candidate) == candidate:
+            kept.append(candidate)
+    return kept
 
 
 def _sides(strategy: Strategy, sides: list[int], size: int) -> list[int]:

@@ -289,7 +289,7 @@ class Run:
         }
 
     def _make_proposer(self) -> Any:
-        from automl.ranking import second_views
+        from automl.ranking import distinct, second_views
         from automl.search import Proposer
         from strategy_pool.strategy import search_space
 
@@ -299,6 +299,7 @@ class Run:
         pool = [by_id[name] for name in ordered["candidate"]]
         if self.use_search:
             pool = [*second_views(self._landmark_scores(), self.table), *pool]
+        pool = distinct(pool, self.catalog, self.all_landmarks)
         if self.rounds:
             pool = [*self.all_landmarks, *pool]
         triples = [c.triple for c in pool]

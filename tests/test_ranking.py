@@ -15,9 +15,11 @@ from automl.ranking import (
     FROZEN_METHODS,
     RESOLUTIONS,
     PoolContext,
+    _recipe,
     applicable,
     build_pool,
     catalog_order,
+    distinct,
     frozen_seconds,
     landmark_candidates,
     order_pool,
@@ -71,6 +73,18 @@ def ranked(feasibility: pd.DataFrame, size: int = 96) -> pd.DataFrame:
 
 def test_the_pool_and_the_ranking_know_the_same_frozen_methods() -> None:
     assert set(FROZEN_METHODS) == set(strategies.FROZEN_METHODS)
+
+
+def test_what_does_the_same_under_another_name_is_left_out() -> None:
+    side, native = CATALOG["logistic_multitap_224"], CATALOG["logistic_multitap"]
+    assert _recipe(side) == _recipe(native)
+    landmark, twin = (Candidate("big", 224, "fp32", s.name) for s in (native, side))
+    other, tuned = Candidate("big", 128, "fp32", side.name), Candidate("big", 224, "fp32", "full_plain")
+    pool = [twin, other, tuned, landmark]
+    assert distinct(pool, CATALOG, [landmark]) == [other, tuned, landmark]
+    assert distinct(pool, CATALOG) == [twin, other, tuned]
+    changed = Candidate("big", 224, "fp32", native.name, (("strength", 0.5),))
+    assert distinct([twin], CATALOG, [changed]) == [twin]
 
 
 def test_the_catalog_order_asks_nothing_else() -> None:
