@@ -10,18 +10,7 @@ import typer
 
 from automl.errors import InputError, did_you_mean
 
-app = typer.Typer(
-    name="rerank",
-    help="The ranker of the strategy pool.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
-
-
-@app.callback()
-def _rerank() -> None:
-    """The ranker of the strategy pool."""
+app = typer.Typer(help="The ranker of the strategy pool.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: automl rerank evaluate --table trials.parquet --seeds 5 --json")

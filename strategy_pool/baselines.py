@@ -57,7 +57,6 @@ class HistoryAverage:
         frame = table.told().frame
         grouped = frame.groupby("strategy", observed=True, sort=True)
         self.means = grouped["value"].mean()
-        self.counts = grouped.size()
         self.overall = float(self.means.mean()) if len(self.means) else 0.5
         columns = [name for name in table.features if name.startswith("strategy.")]
         self._model = next((name for name in _MODEL_COLUMNS if name in columns), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import lightgbm
@@ -21,8 +21,8 @@ class Trees:
     """LightGBM over the features of a trial table (Ke et al. 2017).
 
     Attributes:
-        trees, leaves, rate, least, columns, l2: number of trees, leaves of each, learning rate, least rows of a leaf,
-            share of the features that a tree may use, L2 penalty of a leaf's value.
+        trees, leaves, rate, least, columns: number of trees, leaves of each, learning rate, least rows of a leaf,
+            share of the features that a tree may use.
         bags: models with other seeds, averaged.
     """
 
@@ -31,9 +31,7 @@ class Trees:
     rate: float = 0.05
     least: int = 20
     columns: float = 0.8
-    l2: float = 0.0
     bags: int = 1
-    extra: dict[str, Any] = field(default_factory=dict)
 
     objective = "regression"
 
@@ -57,14 +55,12 @@ class Trees:
             "learning_rate": self.rate,
             "min_data_in_leaf": min(self.least, max(1, len(frame) // 20)),
             "feature_fraction": self.columns,
-            "lambda_l2": self.l2,
             "seed": seed,
             "num_threads": 1,
             "deterministic": True,
             "force_row_wise": True,
             "verbosity": -1,
             **self._more(frame),
-            **self.extra,
         }
         data = lightgbm.Dataset(
             encoded,

@@ -40,7 +40,7 @@ class Ranker:
 
     The shares are those with the highest mean NDCG@10 on past tasks that the members had not seen. Where no mixture beats
     the history average there by more than the noise, or where there are no features or too few past tasks, the ranker
-    is the history average: on tables like those no learned ranker beat it (Mehta et al., arXiv 2503.18528).
+    is the history average.
 
     Attributes:
         members: name → what makes an unfitted one.
