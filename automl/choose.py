@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from automl.ensemble import Member, Selection, calibrate, select
+from automl.ensemble import Member, Selection, blend, calibrate, select
 from automl.evaluation import metrics, operating_point
 from automl.records import Outcome, TrialSpec
 from automl.task import Constraint, Objective
-from automl.trial import smooth_score
+from automl.trial import likelihood, smooth_score
 
 #: Share of a latency limit that members may add up to; the joint graph costs a little more than its parts.
 _HEADROOM = 0.95
 _LARGEST = 5
+#: Images, every class counted the same, at which the objective on them says as much as their likelihood.
+_TELLING = 2000
 
 
 def load_scores(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
@@ -114,7 +116,17 @@ class Chooser:
                 for c in cost_limits
             )
 
-        found = select(members, value_of, admits=admits, largest=_LARGEST)
+        if self._simple(limits):
+            found = blend(
+                members,
+                self.labels[self.index],
+                value_of,
+                balanced=self.objective.name != "accuracy",
+                admits=admits,
+                largest=_LARGEST,
+            )
+        else:
+            found = select(members, value_of, admits=admits, largest=_LARGEST)
         inside = {tuple(sorted(s.weights)) for s in found}
         rest = [
             replace(s, admitted=False)
@@ -137,19 +149,28 @@ class Chooser:
             quality,
         )
 
+    def _simple(self, limits: Sequence[Constraint]) -> bool:
+        """Whether all that counts is how often labels are right, so that their likelihood says which are."""
+        return self.objective.class_name is None and all(c.is_cost for c in limits)
+
     def _value(self, limits: Sequence[Constraint]) -> Callable[[np.ndarray], tuple[float, float]]:
         labels = self.labels[self.index]
         quality = [c for c in limits if not c.is_cost]
-        simple = not quality and self.objective.class_name is None
+        counts = np.bincount(labels)
+        counts = counts[counts > 0]
+        evidence = len(labels) if self.objective.name == "accuracy" else len(counts) * counts.min()
+        trust = evidence / (evidence + _TELLING)
+
+        def likely(probabilities: np.ndarray) -> tuple[float, float]:
+            score = metrics.compute(
+                self.objective.name, None, labels, probabilities, probabilities.argmax(1), self.classes
+            )
+            balanced = self.objective.name != "accuracy"
+            return 0.0, likelihood(labels, probabilities, balanced=balanced) + trust * float(score)
 
         def value(probabilities: np.ndarray) -> tuple[float, float]:
-            if simple:
-                score = metrics.compute(
-                    self.objective.name, None, labels, probabilities, probabilities.argmax(1), self.classes
-                )
-                return 0.0, smooth_score(float(score), labels, probabilities)
             point = operating_point.choose(probabilities, labels, self.classes, self.objective, quality)
             missed = sum(max(0.0, v) for v in point.violations.values() if math.isfinite(v))
             return -missed, smooth_score(float(point.objective), labels, probabilities)
 
-        return value
+        return likely if self._simple(limits) else value

@@ -11,7 +11,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from automl.aside import Aside
-from automl.machine import trial_resources
+from automl.machine import require_runtime, trial_resources
 from automl.run import Run
 from automl.task import Constraint, Task
 
@@ -57,6 +57,7 @@ def submit(
         InputError: the input is wrong; nothing was started.
         AutomlError: no model could be trained.
     """
+    require_runtime(task.device)
     run = Run(task, Path(out).expanduser().resolve(), resume, tuple(limits), quiet)
     run.workers = workers or max(1, os.cpu_count() or 1)
     if task.max_trials is not None and workers is None:

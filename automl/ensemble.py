@@ -1,9 +1,9 @@
-"""Several trained models as one: greedy selection on validation scores, and the module that is exported.
+"""Several trained models as one: their selection and weights on validation scores, and the module that is exported.
 
 Members are combined by the weighted geometric mean of their calibrated probabilities, that is by a weighted
-sum of log-probabilities. Selection is forward with replacement (Caruana et al., Ensemble Selection from
-Libraries of Models, ICML 2004, section 2); each member is first calibrated by one temperature (Guo et al.,
-On Calibration of Modern Neural Networks, ICML 2017, section 4.2).
+sum of log-probabilities; each member is first calibrated by one temperature (Guo et al., On Calibration of
+Modern Neural Networks, ICML 2017, section 4.2). :func:`blend` weighs them by the likelihood of the labels, which
+few images settle better than a count of hits; :func:`select` goes by any value, limits on qualities included.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ import numpy as np
 ADDITIVE = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
 _TEMPERATURES = np.exp(np.linspace(np.log(0.3), np.log(5.0), 25))
 _ROUNDS = 12
+#: Pull of the weights towards equal ones, in nats per squared difference; and steps of their optimisation.
+_PULL, _STEPS = 0.5, 150
+#: A member with less weight than this is not worth its costs.
+_LEAST_WEIGHT = 0.03
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ def select(
 ) -> list[Selection]:
     """Choose members greedily; the best choice first, then the smaller ones to fall back to.
 
+    Forward with replacement (Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004, section 2).
+
     Args:
         members: what there is, all scored on the same images.
         value_of: probabilities ``[n, C]`` → (how far constraints are met, quality); compared as a tuple.
@@ -124,6 +130,96 @@ def select(
             key = tuple(sorted(counts))
             if key not in found or current.value > found[key].value:
                 found[key] = current
+    return _ordered(found)
+
+
+def blend(
+    members: Sequence[Member],
+    labels: np.ndarray,
+    value_of: Callable[[np.ndarray], tuple[float, float]],
+    *,
+    balanced: bool = True,
+    admits: Callable[[Mapping[str, float]], bool] = lambda costs: True,
+    largest: int = 4,
+) -> list[Selection]:
+    """Average members; the best choice first, then the smaller ones to fall back to.
+
+    Members join one by one, each time the one whose equal average with those before has the best value. The weights
+    of each stage maximise the likelihood of the labels on the simplex, less a pull towards equal weights
+    (stacking: Wolpert 1992; Breiman, Stacked Regressions, 1996, section 3, for why weights are held in). The average
+    of most members comes first whose likelihood is within one standard error of the best stage's (Breiman et al.,
+    Classification and Regression Trees, 1984, section 3.4.3): the more are averaged, the less was chosen.
+
+    Args:
+        members: what there is, all scored on the same images.
+        labels: of these images, ``[n]``.
+        value_of, admits, largest: as for :func:`select`.
+        balanced: whether every class counts the same, or every image.
+
+    Returns:
+        every stage and every single member, by value but for the first; empty without members.
+    """
+    found: dict[tuple[str, ...], Selection] = {}
+    by_id = {member.trial_id: member for member in members}
+    for member in members:
+        if admits(member.costs):
+            found[(member.trial_id,)] = _selection({member.trial_id: 1}, by_id, value_of)
+    joinable = [by_id[name] for (name,) in sorted(found) if not by_id[name].single]
+    if not joinable:
+        return _ordered(found)
+    counts = np.bincount(labels) if balanced else np.ones(labels.max() + 1)
+    image_weight = 1.0 / counts[labels]
+    image_weight /= image_weight.sum()
+    chosen = [max(joinable, key=lambda m: found[(m.trial_id,)].value)]
+    stages = [found[(chosen[0].trial_id,)]]
+    while len(chosen) < largest:
+        best: tuple[tuple[float, float], Member] | None = None
+        for member in joinable:
+            together = [*chosen, member]
+            if member in chosen or not admits(_summed(m.costs for m in together)):
+                continue
+            equal = dict.fromkeys((m.trial_id for m in together), 1.0 / len(together))
+            value = value_of(np.exp(combine(equal, by_id)))
+            if best is None or value > best[0]:
+                best = value, member
+        if best is None:
+            break
+        chosen.append(best[1])
+        logs = np.stack([m.log_probabilities for m in chosen])
+        weights = _stacked(logs, labels, image_weight)
+        kept = {m.trial_id: float(w) for m, w in zip(chosen, weights, strict=True) if w >= _LEAST_WEIGHT}
+        stages.append(_selection(kept, by_id, value_of))
+        found[tuple(sorted(kept))] = stages[-1]
+    best_first = _ordered(found)
+    top = best_first[0]
+    if len(top.weights) == 1 and by_id[next(iter(top.weights))].single:
+        return best_first
+    rows = np.arange(len(labels))
+
+    def behind(stage: Selection) -> bool:
+        lost = (top.log_probabilities - stage.log_probabilities)[rows, labels]
+        mean = float(lost @ image_weight)
+        return mean > float(np.sqrt(((lost - mean) ** 2) @ image_weight**2))
+
+    first = next((s for s in reversed(stages) if not behind(s)), top)
+    return [first, *(s for s in best_first if s is not first)]
+
+
+def _stacked(logs: np.ndarray, labels: np.ndarray, image_weight: np.ndarray) -> np.ndarray:
+    """Weights on the simplex, by exponentiated gradient (Kivinen & Warmuth 1997), of members ``[M, n, C]``."""
+    weights = np.full(len(logs), 1.0 / len(logs))
+    rows = np.arange(len(labels))
+    hit = logs[:, rows, labels] @ image_weight
+    for _ in range(_STEPS):
+        probabilities = np.exp(_normalised(np.tensordot(weights, logs, axes=1)))
+        expected = np.einsum("nc,mnc,n->m", probabilities, logs, image_weight)
+        gradient = expected - hit + _PULL * (weights - 1.0 / len(logs))
+        weights = weights * np.exp(-(gradient - weights @ gradient))
+        weights /= weights.sum()
+    return weights
+
+
+def _ordered(found: Mapping[tuple[str, ...], Selection]) -> list[Selection]:
     return sorted(found.values(), key=lambda s: (s.value, -len(s.weights)), reverse=True)
 
 
@@ -134,7 +230,7 @@ def combine(selection_weights: Mapping[str, float], members: Mapping[str, Member
 
 
 def _selection(
-    counts: Mapping[str, int],
+    counts: Mapping[str, float],
     members: Mapping[str, Member],
     value_of: Callable[[np.ndarray], tuple[float, float]],
 ) -> Selection:

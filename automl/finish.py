@@ -86,7 +86,7 @@ class Finisher:
         if not choices:
             if self.submit.interrupted:
                 raise KeyboardInterrupt  # before there was anything to finish with
-            errors = sorted({o.error for _, o in self.submit.finished if o.error})
+            errors = sorted({o.error for _, o in self.submit.finished if o.error and o.error != INTERRUPTED})
             raise AutomlError(
                 "no trial left a model"
                 + (f" ({errors[0]})" if errors else "; a larger --budget gives the first one time to end")

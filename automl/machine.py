@@ -7,6 +7,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from automl.errors import InputError
+
+if TYPE_CHECKING:
+    from automl.task import Device
 
 #: Environment of processes that work on large blocks. glibc gives such blocks back to the kernel at once, and each
 #: next one is paid for with fresh, zeroed pages; with this they keep them.
@@ -24,6 +30,23 @@ def gpus() -> int:
     named = [name.strip() for name in visible.split(",")]
     ends = next((at for at, name in enumerate(named) if name in ("", "-1")), len(named))
     return min(present, ends)
+
+
+def require_runtime(device: Device) -> None:
+    """Refuse a GPU on which ONNX Runtime cannot run, before anything is trained for it.
+
+    Raises:
+        InputError: the installed ONNX Runtime has no CUDA.
+    """
+    if device.kind != "cuda":
+        return
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise InputError(
+            f"device '{device}': the installed ONNX Runtime has no CUDA, so nothing can be measured there; "
+            "'pip uninstall onnxruntime', then 'pip install onnxruntime-gpu', or use --device cpu:1"
+        )
 
 
 def trial_resources(workers: int, cores: int | None = None, found: int | None = None) -> dict[str, float]:

@@ -23,6 +23,8 @@ RESOLUTIONS = (32, 48, 64, 96, 128, 160, 192, 224)
 
 #: Multiply-accumulates per second of a training step (forward and backward) on one core, an order of size.
 _TRAINING_RATE = 8e9
+#: How much quicker a training on cached activations is, computing them included.
+_CACHED = 1.3
 #: Million multiply-accumulates per second of ONNX Runtime on one core, an order of size.
 _INFERENCE_RATE = 18_000.0
 #: Seconds per image and class of a logistic regression with all its strengths, an order of size.
@@ -31,10 +33,14 @@ _FITTING = 3e-5
 _LEAST_IMAGES = 1000
 #: Fields of a strategy that do not change what is trained at a given side.
 _NOT_RECIPE = ("name", "version", "order", "summary", "source", "resolution")
-#: Side of the second view of a landmark, at most this share of the first one's.
-_SECOND_SIDE = 0.75
-#: Epochs below which a fine-tuning is visibly unfinished.
-_ENOUGH_EPOCHS = 12.0
+#: Sides of the two views of a landmark differ by this factor at least.
+_OTHER_SIDE = 4 / 3
+#: Time that a second view may take, in shares of a first one's.
+_SECOND_SHARE = 2.0
+#: Epochs below which a fine-tuning is visibly unfinished, and what halving them costs.
+_ENOUGH_EPOCHS, _UNFINISHED = 6.0, 0.02
+#: What doubling the side of the input is worth to a fine-tuning that has the time.
+_FINER = 0.03
 
 
 def resolutions_for(size: int) -> list[int]:
@@ -179,23 +185,25 @@ def order_pool(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
         landmark = context.landmarks.get(str(row.architecture))
         if context.landmarks and row.pretrained:
             gap = best - (landmark if landmark is not None else min(context.landmarks.values()))
-            value -= 0.5 * gap
+            value -= gap
             if landmark is not None:
                 reasons.append(f"frozen features reach {landmark:.3f}")
         if row.method not in FROZEN_METHODS:
             macs = row.macs_m if math.isfinite(row.macs_m) else 100.0
             value += (
-                0.01 * math.log2(max(row.resolution, 16) / 128)
+                _FINER * math.log2(max(row.resolution, 16) / 128)
                 if row.resolution < context.size * 1.5
                 else 0.0
             )
             if context.seconds is not None:
                 speed = (
-                    _TRAINING_RATE / (max(macs, 1.0) * 1e6) * (2.0 if row.method == "cached_trunk" else 1.0)
+                    _TRAINING_RATE
+                    / (max(macs, 1.0) * 1e6)
+                    * (_CACHED if row.method == "cached_trunk" else 1.0)
                 )
                 epochs = speed * context.seconds / max(context.images, 1)
                 if epochs < _ENOUGH_EPOCHS:
-                    value -= 0.03 * math.log2(_ENOUGH_EPOCHS / max(epochs, 0.05))
+                    value -= _UNFINISHED * math.log2(_ENOUGH_EPOCHS / max(epochs, 0.05))
                     reasons.append(f"about {epochs:.1f} epochs fit")
         if row.precision == "int8":
             value -= 0.01
@@ -240,7 +248,7 @@ def _diverse(frame: pd.DataFrame, first: int = 24) -> pd.DataFrame:
             architecture, method, strategy, resolution, precision = keys[i]
             return float(
                 values[i]
-                - 0.02 * seen["a", architecture]
+                - 0.01 * seen["a", architecture]
                 - 0.03 * seen["am", architecture, method]
                 - 0.02 * seen["s", strategy]
                 - 0.03 * seen["m", method, resolution, precision]
@@ -343,28 +351,42 @@ def search_images(
 
 
 def second_views(
-    landmarks: Mapping[Candidate, float], table: pd.DataFrame, *, most: int = 2
+    landmarks: Mapping[Candidate, float],
+    table: pd.DataFrame,
+    *,
+    images: int,
+    classes: int,
+    core_seconds: float | None,
+    most: int = 2,
 ) -> list[Candidate]:
-    """The same as the best landmarks at a smaller side, where features see coarser structure.
+    """The best landmarks at another side: a larger one where there is time for it, else a smaller one.
 
-    Two resolutions of one network err differently, so together they do better than either, for little time.
+    A first look at every backbone is a cheap one; the few that did best are worth a closer one. Two resolutions of
+    one network also err differently, so together they do better than either.
 
     Args:
         landmarks: finished models on frozen features and their scores.
         table: ``FeasibilityTable.frame``.
+        images, classes, core_seconds: as for :func:`landmark_candidates`.
         most: candidates at most, each of another architecture.
     """
+    count = len({candidate.architecture for candidate in landmarks})
+    share = math.inf if core_seconds is None else _SECOND_SHARE * core_seconds / max(1, count)
     chosen: dict[str, Candidate] = {}
     for candidate in sorted(landmarks, key=lambda c: (-landmarks[c], c.id)):
         rows = table[
             table["feasible"]
             & table["architecture"].eq(candidate.architecture)
             & table["precision"].eq(candidate.precision)
-            & table["resolution"].le(_SECOND_SIDE * candidate.resolution)
         ]
-        if candidate.architecture in chosen or rows.empty:
+        larger = rows[
+            rows["resolution"].ge(_OTHER_SIDE * candidate.resolution)
+            & rows["macs_m"].map(lambda macs: frozen_seconds(images, classes, macs) <= share)
+        ]
+        other = rows[rows["resolution"].le(candidate.resolution / _OTHER_SIDE)] if larger.empty else larger
+        if candidate.architecture in chosen or other.empty:
             continue
-        side = int(rows["resolution"].max())
+        side = int(other["resolution"].max())
         chosen[candidate.architecture] = Candidate(
             candidate.architecture, side, candidate.precision, candidate.strategy
         )

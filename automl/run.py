@@ -205,7 +205,7 @@ class Run:
         self.rounds = self.workers if self.task.max_trials is not None else None
         self.macs = {(r.architecture, r.resolution, r.precision): r.macs_m for r in self.table.itertuples()}
         span = self.clock.final - time.monotonic()
-        first: dict[str, Any] = {
+        self.first_look: dict[str, Any] = {
             "classes": len(self.dataset.class_names),
             "core_seconds": LANDMARK_SHARE * span * self.workers if self.clock.budget else None,
         }
@@ -213,7 +213,9 @@ class Run:
         images = len(self.dataset.indices("development"))
         asked = {spec.images or images for spec, _ in before if spec.purpose == "search"}
         self.images = (
-            max(asked) if asked else search_images(self.backbones, self.table, images=images, **first)
+            max(asked)
+            if asked
+            else search_images(self.backbones, self.table, images=images, **self.first_look)
         )
         self.sample = self.dataset.sample(self.images)
         if (seen := self.sample.sampled) is not None:
@@ -221,9 +223,8 @@ class Run:
                 f"the search learned from {seen} of {images} development images, for lack of time"
             )
             self.say(f"  {self.notes[-1]}")
-        landmarks = landmark_candidates(
-            self.backbones, self.catalog, self.table, images=seen or images, **first
-        )
+        self.first_look["images"] = seen or images
+        landmarks = landmark_candidates(self.backbones, self.catalog, self.table, **self.first_look)
         if self.task.max_trials is not None:
             landmarks = landmarks[: self.task.max_trials]
         done: set[str] = set()
@@ -298,7 +299,7 @@ class Run:
         by_id = {c.id: c for c in self.pool}
         pool = [by_id[name] for name in ordered["candidate"]]
         if self.use_search:
-            pool = [*second_views(self._landmark_scores(), self.table), *pool]
+            pool = [*second_views(self._landmark_scores(), self.table, **self.first_look), *pool]
         pool = distinct(pool, self.catalog, self.all_landmarks)
         if self.rounds:
             pool = [*self.all_landmarks, *pool]
@@ -354,9 +355,10 @@ class Run:
             seconds = self.phases.refit_seconds()
             initial = str(self.store.folder(refit.source))
             self.sources[trial_id] = "refit"
+            at_a_time = min(self.workers, self.refits)
         else:
             seconds = self._search_seconds(strategy["method"])
-            initial = None
+            initial, at_a_time = None, self.workers
             self.sources[trial_id] = "pool" if candidate in self.pool else "search"
         return TrialSpec(
             trial_id=trial_id,
@@ -367,7 +369,7 @@ class Run:
             seconds=seconds,
             max_epochs=None,
             seed=self.task.seed * 1000 + int(trial_id[1:]),
-            threads=max(1, (os.cpu_count() or 1) // self.workers),
+            threads=max(1, (os.cpu_count() or 1) // at_a_time),
             device=str(self.task.device),
             objective=self.task.objective.expression,
             constraints=[c.expression for c in self.task.constraints],
@@ -447,7 +449,9 @@ class Run:
             if by_id[name].strategy["method"] not in FROZEN_METHODS
             and str(self.store.folder(name)) not in done
         ]
-        return [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]
+        chosen = [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]
+        self.refits = max(1, len(chosen))
+        return chosen
 
     def _measure_tried(self) -> None:
         """Where no limit asked for it: what the networks of the best trials cost, for the report."""

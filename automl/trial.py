@@ -28,6 +28,9 @@ _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e-4, 10.0)
 _NEIGHBOURS = (1, 3, 5, 10, 20)
 #: Share of an int8 candidate's time that its training gets; the rest is for quantising and scoring the files.
 _QUANTISED_SHARE = 0.75
+#: Learning rate of a refit that goes on from a trained model, as a share of its recipe's: a full one would first
+#: undo what was learned, and there are no held-out images to notice it by.
+_REFIT_RATE = 0.25
 #: Images that set the ranges of an int8 file.
 _CALIBRATION = 128
 
@@ -226,9 +229,15 @@ def score_of(objective: str, dataset: Any, index: np.ndarray, probabilities: np.
 
 def smooth_score(objective: float, labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The objective plus a little of the class-balanced likelihood, which ranks when images are few."""
-    p = np.clip(probabilities[np.arange(len(labels)), labels], 1e-4, 1.0)
-    per_class = [np.log(p[labels == c]).mean() for c in np.unique(labels)]
-    return objective + 0.25 * float(np.exp(np.mean(per_class)))
+    return objective + 0.25 * likelihood(labels, probabilities)
+
+
+def likelihood(labels: np.ndarray, probabilities: np.ndarray, *, balanced: bool = True) -> float:
+    """Geometric mean of the probability of the right label, 0..1; over classes of their means where ``balanced``."""
+    logs = np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-4, 1.0))
+    if not balanced:
+        return float(np.exp(logs.mean()))
+    return float(np.exp(np.mean([logs[labels == c].mean() for c in np.unique(labels)])))
 
 
 def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
@@ -332,6 +341,9 @@ def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gener
     folds = [Fold(np.asarray(train), np.asarray(validation)) for train, validation in dataset.folds]
     if spec.purpose == "refit":
         folds = [Fold(np.asarray(dataset.indices("development")), np.zeros(0, dtype=np.int64))]
+    strategy = dict(spec.strategy)
+    if spec.initial:
+        strategy["lr"] = _REFIT_RATE * float(strategy["lr"])
     training_share = _QUANTISED_SHARE if _quantised(spec) else 1.0
     for number, fold in enumerate(folds):
         share = training_share * (number + 1) / len(folds)
@@ -339,7 +351,7 @@ def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gener
             dataset,
             fold,
             backbone,
-            spec.strategy,
+            strategy,
             resolution=spec.candidate.resolution,
             seed=spec.seed + number,
             shared=Path(spec.shared_folder),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from automl.ensemble import Member, build_ensemble, calibrate, combine, resize_matrix, select
+from automl.ensemble import Member, blend, build_ensemble, calibrate, combine, resize_matrix, select
 from automl.export import export_onnx, run_onnx
 from tests._models import network, pictures, small_cnn
 
@@ -111,6 +111,58 @@ def test_the_order_of_the_members_does_not_matter() -> None:
     members = [member(name, seed) for seed, name in enumerate("abcde")]
     first, second = select(members, likelihood), select(members[::-1], likelihood)
     assert [dict(s.weights) for s in first] == [dict(s.weights) for s in second]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1, 3), min_size=1, max_size=6), st.integers(1, 4), st.booleans())
+def test_every_blend_is_sound(signals: list[float], largest: int, balanced: bool) -> None:
+    members = {f"m{i}": member(f"m{i}", i, s, latency_ms=1.0 + i) for i, s in enumerate(signals)}
+    found = blend(list(members.values()), LABELS, likelihood, balanced=balanced, largest=largest)
+    assert {tuple(s.weights) for s in found} >= {(name,) for name in members}
+    assert len({tuple(sorted(s.weights)) for s in found}) == len(found)
+    assert [s.value for s in found[1:]] == sorted((s.value for s in found[1:]), reverse=True)
+    for selection in found:
+        assert 1 <= len(selection.weights) <= largest
+        assert min(selection.weights.values()) > 0
+        assert sum(selection.weights.values()) == pytest.approx(1.0)
+        np.testing.assert_allclose(selection.log_probabilities, combine(selection.weights, members))
+        assert selection.costs["latency_ms"] == pytest.approx(
+            sum(1.0 + int(n[1:]) for n in selection.weights)
+        )
+
+
+def test_a_blend_weighs_the_better_member_more_and_leaves_out_a_useless_one() -> None:
+    weights = blend([member("good", 0, 2.0), member("fair", 1, 1.4)], LABELS, likelihood)[0].weights
+    assert weights["good"] > weights["fair"] > 0
+    bad = Member("bad", -4.0 * member("good", 0, 3.0).log_probabilities, 1.0, {})
+    best = blend([member("good", 0, 3.0), bad], LABELS, likelihood)[0]
+    assert dict(best.weights) == {"good": 1.0}
+
+
+def test_a_blend_of_equally_good_members_takes_as_many_as_it_may() -> None:
+    members = [member(name, seed, 1.5) for seed, name in enumerate("abcdef")]
+    best = blend(members, LABELS, likelihood, largest=5)[0]
+    assert len(best.weights) == 5
+    assert max(best.weights.values()) < 2 * min(best.weights.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.5, 6), min_size=2, max_size=6), st.floats(0.5, 10))
+def test_blends_respect_limits_on_summed_costs(costs: list[float], limit: float) -> None:
+    members = [member(f"m{i}", i, latency_ms=cost) for i, cost in enumerate(costs)]
+    found = blend(members, LABELS, likelihood, admits=lambda summed: summed["latency_ms"] <= limit)
+    by_name = dict(zip([m.trial_id for m in members], costs, strict=True))
+    assert all(sum(by_name[n] for n in s.weights) <= limit + 1e-9 for s in found)
+    assert {n for s in found for n in s.weights} >= {n for n, cost in by_name.items() if cost <= limit}
+
+
+def test_int8_members_are_never_blended() -> None:
+    members = [member("a", 0), member("b", 1), member("q", 2, 3.0, single=True)]
+    found = blend(members, LABELS, likelihood)
+    assert dict(found[0].weights) == {"q": 1.0}
+    assert all("q" not in s.weights or len(s.weights) == 1 for s in found)
+    assert [dict(s.weights) for s in blend([members[2]], LABELS, likelihood)] == [{"q": 1.0}]
+    assert blend([], LABELS, likelihood) == []
 
 
 def test_combining_is_the_weighted_geometric_mean() -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from automl.machine import fitting, gpus, trial_resources
+from automl.errors import InputError
+from automl.machine import fitting, gpus, require_runtime, trial_resources
+from automl.task import Device
 from automl.ticker import Ticker
 
 
@@ -67,3 +69,16 @@ def test_a_long_step_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyP
         now = 100.0 + step
         tick(step * 1000, 40_000)
     assert lines == ["  decoding 10,000 of 40,000 images", "  decoding 20,000 of 40,000 images"]
+
+
+def test_a_gpu_without_a_runtime_is_refused_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    require_runtime(Device("cpu", 1))
+    with pytest.raises(InputError, match=r"'cuda:0'.*no CUDA.*onnxruntime-gpu.*--device cpu:1"):
+        require_runtime(Device("cuda", 0))
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    require_runtime(Device("cuda", 0))

@@ -255,7 +255,7 @@ def test_the_first_trial_starts_the_clock_of_the_search() -> None:
 
 
 def test_when_the_time_of_the_search_is_over_landmarks_are_left_out() -> None:
-    phases = Phases(soon(1000.0, used=600.0, first_trial=time.monotonic() - 500.0))
+    phases = Phases(soon(1000.0, used=850.0, first_trial=time.monotonic() - 750.0))
     assert phases.next() == REFITS[0].candidate
     assert phases.calls == ["search", "refits"]
 
@@ -274,7 +274,7 @@ def test_a_search_whose_time_is_over_waits_for_what_runs() -> None:
 # With nothing to refit the search goes on
 
 
-def over(budget: float = 1000.0, used: float = 600.0) -> Clock:
+def over(budget: float = 1000.0, used: float = 800.0) -> Clock:
     """A clock on which the search's share is over, but not all time."""
     return soon(budget, used=used, first_trial=time.monotonic() - used)
 
@@ -335,7 +335,7 @@ def test_a_search_that_has_tried_everything_is_not_opened_again() -> None:
 
 def in_refits(workers: int, refits: Sequence[Refit], budget: float = 1000.0) -> Phases:
     """A plan that gives out refits, with the first given out."""
-    clock = soon(budget, used=600.0, first_trial=time.monotonic() - 600.0, workers=workers)
+    clock = soon(budget, used=800.0, first_trial=time.monotonic() - 800.0, workers=workers)
     phases = Phases(clock, landmarks=[], refits=refits)
     assert phases.next() == refits[0].candidate
     return phases

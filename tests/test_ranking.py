@@ -151,15 +151,24 @@ def test_recipes_that_differ_in_their_side_alone_are_one_candidate_where_it_is_t
     assert {c.strategy for c in same} == {"logistic_multitap"}
 
 
-def test_second_views_are_the_best_landmarks_at_a_smaller_side() -> None:
+def test_second_views_are_the_best_landmarks_at_another_side() -> None:
     name, other = (b.name for b in [b for b in BACKBONES if b.pretrained][:2])
-    scores = {
-        Candidate(name, 224, "fp32", "logistic_multitap"): 0.8,
-        Candidate(other, 224, "fp32", "logistic_multitap"): 0.9,
-    }
-    found = second_views(scores, table((96, 128, 192, 224)))
-    assert [(c.architecture, c.resolution) for c in found] == [(other, 128), (name, 128)]
-    assert second_views(scores, table((224,))) == []
+
+    def views(side: int, sides: tuple[int, ...], seconds: float | None = None) -> list[tuple[str, int]]:
+        scores = {
+            Candidate(name, side, "fp32", "logistic_multitap"): 0.8,
+            Candidate(other, side, "fp32", "logistic_multitap"): 0.9,
+        }
+        found = second_views(scores, table(sides), images=2000, classes=5, core_seconds=seconds)
+        return [(c.architecture, c.resolution) for c in found]
+
+    assert views(96, (64, 96, 128, 224)) == [(other, 224), (name, 224)]
+    assert views(224, (96, 128, 192, 224)) == [(other, 128), (name, 128)]
+    assert views(224, (224,)) == []
+    # "big" has no time for 224 pixels, "small" has.
+    assert (name, other) == ("big", "small")
+    assert views(128, (96, 128, 192, 224), 10.0) == [(other, 224), (name, 192)]
+    assert views(128, (96, 128, 192, 224), 0.1) == [(other, 96), (name, 96)]
 
 
 def test_native_recipes_stay_below_the_stored_size() -> None:

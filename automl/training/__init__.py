@@ -14,6 +14,7 @@ from automl.training._heads import (
 from automl.training._losses import make_loss
 from automl.training._methods import FINE_TUNING, FROZEN
 from automl.training._model import Features, VisionModel, load_model, new_model, save_model
+from automl.training._precision import mixed_precision
 
 __all__ = [
     "FINE_TUNING",
@@ -32,6 +33,7 @@ __all__ = [
     "iterations_within",
     "load_model",
     "make_loss",
+    "mixed_precision",
     "new_model",
     "save_model",
 ]

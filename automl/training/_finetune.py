@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -21,6 +22,7 @@ from automl.training._heads import LinearHead, fit_logistic, iterations_within
 from automl.training._losses import make_loss
 from automl.training._methods import choose_parameters, freeze_early, merge_low_rank, parameter_groups
 from automl.training._model import VisionModel, new_model
+from automl.training._precision import gpu_precision, layout, mixed_precision
 from automl.training._sources import Batches, PixelBatches, TrunkBatches
 from search_spaces.backbones import Backbone
 
@@ -101,7 +103,7 @@ def fine_tune(
     )
     torch.manual_seed(seed)  # building and exporting the frozen network may have drawn, or not
     choose_parameters(model.body.backbone, strategy)
-    model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(place, memory_format=layout(place))  # type: ignore[call-overload]
     batches: Batches
     if strategy["method"] == "cached_trunk":
         batches = TrunkBatches.build(
@@ -119,7 +121,8 @@ def fine_tune(
     groups = parameter_groups(model, model.body.backbone, strategy)
     optimizer = _optimizer(groups, strategy)
     average = copy.deepcopy(model) if float(strategy["ema"]) > 0 else None
-    scaler = torch.amp.GradScaler(place.type, enabled=place.type == "cuda")
+    scaled = place.type == "cuda" and gpu_precision() == torch.float16
+    scaler = torch.amp.GradScaler(place.type, enabled=scaled)
     batch = max(2, min(int(strategy["batch_size"]), len(fold.train)))
     per_epoch = max(1, len(fold.train) // batch)
     epochs = float(strategy["epochs"]) if max_epochs is None else min(float(strategy["epochs"]), max_epochs)
@@ -142,7 +145,7 @@ def fine_tune(
                 targets = nn.functional.one_hot(labels[chosen], classes).float()
                 inputs = batches.training(chosen, progress)
                 inputs, targets = mix_inputs(inputs, targets, strategy, generator)
-                with torch.autocast(place.type, dtype=torch.float16, enabled=place.type == "cuda"):
+                with mixed_precision(place):
                     logits = batches.forward(model, inputs)
                 loss = loss_of(logits.float(), targets.to(place))
                 optimizer.zero_grad(set_to_none=True)
@@ -166,7 +169,10 @@ def fine_tune(
             best = average if average is not None else model
             began = time.monotonic()
             if len(fold.validation):
-                fold.probabilities = batches.probabilities(best, fold.validation)
+                # What the last evaluation says is of the network as it will be delivered.
+                quick = mixed_precision(place) if fold.fraction < 1.0 else contextlib.nullcontext()
+                with quick:
+                    fold.probabilities = batches.probabilities(best, fold.validation)
             clock.evaluated(time.monotonic() - began)
             fold.model = best
             yield fold

@@ -46,7 +46,7 @@ class _Normalised(nn.Module):
     std: Tensor
 
     def forward(self, images: Tensor) -> Any:
-        x = images.permute(0, 3, 1, 2).float()
+        x = images.permute(0, 3, 1, 2).contiguous().float()
         return self.body((x - self.mean) / self.std)
 
 
@@ -72,8 +72,7 @@ def inference_runner(
 
     @torch.inference_mode()
     def run_torch(images: np.ndarray) -> list[np.ndarray]:
-        with torch.autocast(place.type, dtype=torch.float16, enabled=place.type == "cuda"):
-            out = wrapped(torch.from_numpy(np.ascontiguousarray(images)).to(place))
+        out = wrapped(torch.from_numpy(np.ascontiguousarray(images)).to(place))
         parts = out if isinstance(out, tuple | list) else (out,)
         return [part.float().cpu().numpy() for part in parts]
 

@@ -15,6 +15,7 @@ from automl.evaluation.quiet import working
 from automl.training._augment import Augment
 from automl.training._frozen import OutOfTime, inference_runner
 from automl.training._model import VisionModel, collected, pool
+from automl.training._precision import layout
 from search_spaces.stages import trunk_split
 
 #: Bytes that the cached activations of one trial may take on disk.
@@ -66,7 +67,7 @@ class PixelBatches:
         if self.progressive and progress < 0.6:
             side = max(32, round(self.resolution * (0.7 + 0.3 * progress / 0.6) / 16) * 16)
         images = self.augment(torch.from_numpy(self.source[rows]), min(side, self.resolution))
-        return (images.to(self.place).contiguous(memory_format=torch.channels_last),)
+        return (images.to(self.place).contiguous(memory_format=layout(self.place)),)
 
     def forward(self, model: VisionModel, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = model(inputs[0])
@@ -79,8 +80,8 @@ class PixelBatches:
         for begin in range(0, len(rows), 64):
             with working():
                 x = torch.from_numpy(self.plain[rows[begin : begin + 64]]).permute(0, 3, 1, 2).float()
-                x = x.to(self.place).contiguous(memory_format=torch.channels_last)
-                parts.append(model(x).softmax(1).float().cpu().numpy())
+                x = x.to(self.place).contiguous(memory_format=layout(self.place))
+                parts.append(model(x).float().softmax(1).cpu().numpy())
         return np.concatenate(parts)
 
     def close(self) -> None:
@@ -214,7 +215,7 @@ class TrunkBatches:
         tail, late = self._parts(model)
         with collected(late) as outputs:
             last = tail(
-                inputs[0].contiguous(memory_format=torch.channels_last) if inputs[0].ndim == 4 else inputs[0]
+                inputs[0].contiguous(memory_format=layout(self.place)) if inputs[0].ndim == 4 else inputs[0]
             )
             if model.body.taps == "last":
                 logits: Tensor = model.head(last)
@@ -241,7 +242,7 @@ class TrunkBatches:
             with working():
                 at = self.position[rows[begin : begin + 64]]
                 logits = self.forward(model, self._inputs(self.plain, at))
-                parts.append(logits.softmax(1).float().cpu().numpy())
+                parts.append(logits.float().softmax(1).cpu().numpy())
         return np.concatenate(parts)
 
     def close(self) -> None:
