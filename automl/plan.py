@@ -2,7 +2,8 @@
 
 Phase 1 fits one model per backbone on frozen features: seconds each, a first usable model, and a landmark that
 orders the pool. Phase 2 tries the ranked pool and what Optuna proposes. Phase 3 trains the members of the best
-choice on with all development images. All three run in one search, so that workers stay warm.
+choice on with all development images; workers without one go on searching. All three run in one search, so that
+workers stay warm.
 """
 
 from __future__ import annotations
@@ -185,8 +186,18 @@ class PhasedProposer:
                     self._refits_waiting[refit.candidate.id] = refit
                     self.current = refit
                     return refit.candidate
-                self.phase = 4
+                return self._beside_refits(busy, now)
             return None
+
+    def _beside_refits(self, busy: Sequence[Candidate], now: float) -> Candidate | None:
+        """Who has nothing to refit goes on searching, to the end of all trials."""
+        if self._search_waiting or LEAST_TUNING <= self.clock.final - now < math.inf:
+            self.clock.extended = True
+            found = self._search(busy, now)
+            if found is not None or self._search_waiting:
+                return found
+        self.phase = 4
+        return None
 
     def _search(self, busy: Sequence[Candidate], now: float) -> Candidate | None:
         left = self.clock.search_end - now

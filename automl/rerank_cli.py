@@ -10,12 +10,18 @@ import typer
 
 from automl.errors import InputError, did_you_mean
 
+#: Times of a replay that are shown; all of them are in the JSON.
+_SHOWN = 5
+
 app = typer.Typer(help="The ranker of the strategy pool.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: automl rerank evaluate --table trials.parquet --seeds 5 --json")
 def evaluate(
     table: Annotated[str, typer.Option(help="trial table, .parquet or .csv")],
+    curves: Annotated[
+        str | None, typer.Option(help="learning curves of its trials, for the regret over time")
+    ] = None,
     by: Annotated[str, typer.Option(help="what is left out together: task or group")] = "task",
     past: Annotated[int | None, typer.Option(help="learn from so many tasks, drawn at random", min=1)] = None,
     draws: Annotated[int, typer.Option(help="how often they are drawn", min=1)] = 20,
@@ -25,6 +31,7 @@ def evaluate(
     """Judge the ranker and three baselines on tasks that were left out of what they learned from."""
     from strategy_pool.evaluation import METHODS, folds
     from strategy_pool.evaluation import evaluate as judge
+    from strategy_pool.replay import courses, read_curves
     from strategy_pool.trial_table import TableError, read_trial_table
 
     if by not in ("task", "group"):
@@ -32,11 +39,13 @@ def evaluate(
     try:
         trials = read_trial_table(table)
         plan = folds(trials, by, seeds=seeds, past=past, draws=draws)
+        epochs = read_curves(curves) if curves else None
     except TableError as error:
         raise InputError(str(error)) from None
     for note in trials.notes:
         print(note, file=sys.stderr)
-    found = judge(trials, METHODS, plan, by=by, seeds=seeds, progress=_progress)
+    timed = courses(trials, epochs) if epochs is not None or trials.has_seconds else None
+    found = judge(trials, METHODS, plan, by=by, seeds=seeds, found=timed, progress=_progress)
     result = found.to_dict()
     print(render(result))
     if as_json:
@@ -65,4 +74,28 @@ def render(result: dict[str, Any]) -> str:
     for pair, figures in result["paired"].items():
         cells = [f"{f['mean']:+.3f} [{f['low']:+.3f}, {f['high']:+.3f}]" for f in figures.values()]
         lines.append(f"{pair:{width}s}  " + "  ".join(cells))
+    if "replay" in result:
+        lines += _replay_lines(result["replay"], width)
     return "\n".join(lines)
+
+
+def _replay_lines(replay: dict[str, Any], width: int) -> list[str]:
+    """Regret of each method at a few of the times, one worker."""
+    times = [point["seconds"] for point in next(iter(replay.values()))]
+    shown = sorted({round(part * (len(times) - 1) / (_SHOWN - 1)) for part in range(_SHOWN)})
+    lines = ["regret over time, one worker, trial after trial in the method's order"]
+    lines.append(" " * width + "".join(f"{_duration(times[at]):>18s}" for at in shown))
+    for method, points in replay.items():
+        cells = [
+            f"{points[at]['regret']:.3f}" + ("" if points[at]["se"] is None else f" ± {points[at]['se']:.3f}")
+            for at in shown
+        ]
+        lines.append(f"{method:{width}s}" + "".join(f"{cell:>18s}" for cell in cells))
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {name}"
+    return f"{seconds:.3g} s"

@@ -355,10 +355,9 @@ class Run:
             seconds = self.phases.refit_seconds()
             initial = str(self.store.folder(refit.source))
             self.sources[trial_id] = "refit"
-            at_a_time = min(self.workers, self.refits)
         else:
             seconds = self._search_seconds(strategy["method"])
-            initial, at_a_time = None, self.workers
+            initial = None
             self.sources[trial_id] = "pool" if candidate in self.pool else "search"
         return TrialSpec(
             trial_id=trial_id,
@@ -369,7 +368,7 @@ class Run:
             seconds=seconds,
             max_epochs=None,
             seed=self.task.seed * 1000 + int(trial_id[1:]),
-            threads=max(1, (os.cpu_count() or 1) // at_a_time),
+            threads=max(1, (os.cpu_count() or 1) // self.workers),
             device=str(self.task.device),
             objective=self.task.objective.expression,
             constraints=[c.expression for c in self.task.constraints],
@@ -449,9 +448,7 @@ class Run:
             if by_id[name].strategy["method"] not in FROZEN_METHODS
             and str(self.store.folder(name)) not in done
         ]
-        chosen = [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]
-        self.refits = max(1, len(chosen))
-        return chosen
+        return [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]
 
     def _measure_tried(self) -> None:
         """Where no limit asked for it: what the networks of the best trials cost, for the report."""

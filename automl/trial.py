@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from automl.errors import AutomlError
 from automl.records import Outcome, Progress, TrialSpec
@@ -169,19 +170,22 @@ def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:
     from automl.training import FROZEN
     from search_spaces.backbones import Backbone
 
-    if spec.device.startswith("cpu") or not torch.cuda.is_available():
-        torch.set_num_threads(max(1, spec.threads))
-    dataset = Dataset.open(spec.dataset_folder)
-    if spec.images is not None:
-        dataset = dataset.sample(spec.images)
-    backbone = Backbone.from_dict(spec.backbone)
-    if spec.strategy["method"] in FROZEN:
-        yield from _frozen(spec, state, dataset, backbone)
-    else:
-        yield from _tuned(spec, state, dataset, backbone)
-    if _quantised(spec):
-        _score_quantised(spec, state, dataset)
-        yield state_progress(state, 1.0)
+    threads = max(1, spec.threads)
+    torch.set_num_threads(threads)
+    # A worker's libraries were loaded before it was known how many threads a trial has. Two trials whose threads wait
+    # for each other are twenty times slower than two with one thread each.
+    with threadpool_limits(threads):
+        dataset = Dataset.open(spec.dataset_folder)
+        if spec.images is not None:
+            dataset = dataset.sample(spec.images)
+        backbone = Backbone.from_dict(spec.backbone)
+        if spec.strategy["method"] in FROZEN:
+            yield from _frozen(spec, state, dataset, backbone)
+        else:
+            yield from _tuned(spec, state, dataset, backbone)
+        if _quantised(spec):
+            _score_quantised(spec, state, dataset)
+            yield state_progress(state, 1.0)
 
 
 def _quantised(spec: TrialSpec) -> bool:
@@ -278,10 +282,12 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     best: tuple[float, Any] | None = None
     best_heads: list[Any] = []
     index = np.concatenate([validation for _train, validation in folds])
-    features = {fold: np.asarray(table[train]) for fold, (train, _v) in enumerate(folds)}
-
     nearest = strategy["method"] == "knn"
-    prepared = {fold: x if nearest else coordinates(x) for fold, x in features.items()}
+
+    def prepare(rows: np.ndarray) -> Any:
+        return np.asarray(table[rows]) if nearest else coordinates(np.asarray(table[rows]))
+
+    prepared = [prepare(train) for train, _validation in folds]
 
     def fit(x: Any, y: np.ndarray, value: Any) -> Any:
         if nearest:
@@ -313,7 +319,8 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     if _quantised(spec):
         joint = new_model(backbone, SideBySide(best_heads), taps=strategy["taps"])
         state.held = [Held(lambda: joint, [(np.asarray(t), np.asarray(v)) for t, v in folds])]
-    head = fit(np.asarray(table[development]), labels[development], best[1])
+    prepared.clear()
+    head = fit(prepare(development), labels[development], best[1])
     model = new_model(backbone, head, taps=strategy["taps"])
     state.metrics["refitted"] = True
     state.metrics["head_mb"] = sum(t.numel() * t.element_size() for t in head.state_dict().values()) / 1e6

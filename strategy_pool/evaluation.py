@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,14 @@ from strategy_pool.baselines import HistoryAverage, Learner, RandomOrder
 from strategy_pool.learners import Regression
 from strategy_pool.left_out import predictions
 from strategy_pool.ranker import Ranker
-from strategy_pool.ranking_metrics import METRICS, mean_and_se, paired_bootstrap, ranking_scores
+from strategy_pool.ranking_metrics import (
+    METRICS,
+    mean_and_se,
+    order_of,
+    paired_bootstrap,
+    scores_of_order,
+)
+from strategy_pool.replay import Courses, regret_over_time, time_grid
 from strategy_pool.trial_table import TableError, TrialTable
 
 #: Up to so many tasks or groups each is left out by itself, above in ten parts.
@@ -54,11 +61,15 @@ class Evaluation:
         by: ``task`` or ``group``, what was left out together.
         seeds: how many.
         figures: one row per method, task and fold, with the :data:`METRICS`.
+        times: seconds at which regret was read in the replay, float [times]; empty without one.
+        regrets: method → task → regret at these times, float [folds, times].
     """
 
     by: str
     seeds: int
     figures: pd.DataFrame
+    times: np.ndarray = field(default_factory=lambda: np.array([]))
+    regrets: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def per_task(self, method: str) -> pd.DataFrame:
         """Mean over seeds and draws: one row per task, the metrics as columns."""
@@ -70,8 +81,20 @@ class Evaluation:
         one, other = self.per_task(first), self.per_task(second)
         return {m: paired_bootstrap(one[m].to_dict(), other[m].to_dict()) for m in METRICS}
 
+    def replay(self, method: str) -> list[dict[str, float | None]]:
+        """``seconds``, mean ``regret`` over the tasks and its standard error ``se``, for each time."""
+        tasks = self.regrets.get(method, {})
+        if not tasks:
+            return []
+        each = np.stack([tasks[task].mean(axis=0) for task in sorted(tasks)])
+        found = []
+        for seconds, regrets in zip(self.times, each.T, strict=True):
+            of = mean_and_se(regrets)
+            found.append({"seconds": float(seconds), "regret": of["mean"], "se": of["se"]})
+        return found
+
     def to_dict(self, ranker: str = "ranker") -> dict[str, Any]:
-        """As ``automl rerank evaluate --json`` prints it, without the replay."""
+        """As ``automl rerank evaluate --json`` prints it; ``replay`` only where there was one."""
         methods = list(dict.fromkeys(self.figures["method"]))
         tables = {method: self.per_task(method) for method in methods}
         others = [method for method in methods if method not in (ranker, "random")]
@@ -84,6 +107,7 @@ class Evaluation:
                 for method, table in tables.items()
             },
             "paired": {f"{ranker} - {other}": self.paired(ranker, other) for other in others},
+            **({"replay": {method: self.replay(method) for method in methods}} if self.regrets else {}),
         }
 
 
@@ -149,6 +173,7 @@ def evaluate(
     *,
     by: str = "task",
     seeds: int = 1,
+    found: Courses | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Fit and judge each ranker on each fold.
@@ -158,10 +183,17 @@ def evaluate(
         makers: name → what makes an unfitted ranker.
         plan: as :func:`folds` gives it.
         by, seeds: of the plan, for the record.
+        found: what trials gave in the course of their time, for the replay; those that it lacks are not run there.
         progress: called with folds done and folds in all.
     """
     told = table.told()
     rows: list[dict[str, Any]] = []
+    times = time_grid(found or {})
+    regrets: dict[str, dict[str, list[np.ndarray]]] = {}
+    names = {
+        str(task): of["strategy"].to_numpy()
+        for task, of in told.frame.groupby("task", sort=True, observed=True)
+    }
     for done, fold in enumerate(plan):
         learned = told.of(fold.past)
         judged = told.of(fold.judged)
@@ -169,10 +201,18 @@ def evaluate(
             fitted = make().fit(learned, fold.seed)
             for task, predicted, values in predictions(fitted, judged):
                 generator = np.random.default_rng([fold.seed, _number(task)])
-                rows.append({"method": method, "task": task, **ranking_scores(predicted, values, generator)})
+                order = order_of(predicted, generator)
+                rows.append({"method": method, "task": task, **scores_of_order(order, values)})
+                if found and found.get(task):
+                    run = [found[task][name] for name in names[task][order] if name in found[task]]
+                    of_task = regrets.setdefault(method, {}).setdefault(task, [])
+                    of_task.append(regret_over_time(run, times))
         if progress is not None:
             progress(done + 1, len(plan))
-    return Evaluation(by, seeds, pd.DataFrame(rows))
+    stacked = {
+        method: {task: np.stack(parts) for task, parts in of.items()} for method, of in regrets.items()
+    }
+    return Evaluation(by, seeds, pd.DataFrame(rows), times, stacked)
 
 
 def _number(task: str) -> int:

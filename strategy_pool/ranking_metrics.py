@@ -60,9 +60,21 @@ def ranking_scores(
         generator: breaks ties.
 
     Returns:
+        As :func:`scores_of_order`.
+    """
+    return scores_of_order(order_of(predicted, generator), values)
+
+
+def scores_of_order(order: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """Judge an order for one task.
+
+    Args:
+        order: positions, the first to be tried first, int [n].
+        values: normalised scores, float [n].
+
+    Returns:
         The :data:`METRICS`; Kendall's tau-b is 0 where either side is constant.
     """
-    order = order_of(predicted, generator)
     found = values[order]
     scores = {f"regret@{k}": regret(found, k) for k in (1, 5, 10)}
     scores["ndcg@10"] = ndcg(found, 10)

@@ -305,9 +305,35 @@ def test_refits_chosen_after_the_search_was_opened_again_take_place() -> None:
     assert phases.run() == [*POOL[1:], *(refit.candidate for refit in REFITS)]
 
 
-def test_with_refits_the_search_is_not_opened_again() -> None:
-    phases = Phases(over(), landmarks=[])
-    assert phases.run() == [refit.candidate for refit in REFITS]
+def test_who_has_nothing_to_refit_goes_on_searching() -> None:
+    others = [candidate("c"), candidate("d")]
+    phases = Phases(over(), landmarks=[], pool=others)
+    assert [phases.next() for _ in REFITS] == [refit.candidate for refit in REFITS]
+    assert phases.proposer.current is not None
+    beside = phases.next()
+    assert beside == others[0]
+    assert phases.proposer.current is None
+    assert phases.clock.search_end == phases.clock.final
+    assert phases.lefts[-1] == pytest.approx(200.0, abs=5.0)
+    phases.end(beside)
+    assert phases.told == [(others[0].id, 0.5, "completed")]
+    assert phases.run() == others[1:]
+    assert phases.proposer.done
+    assert phases.calls == ["search", "refits"]
+
+
+def test_beside_refits_nothing_is_begun_that_has_no_time() -> None:
+    phases = Phases(over(used=997.0), landmarks=[])
+    assert [phases.next() for _ in REFITS] == [refit.candidate for refit in REFITS]
+    phases.clock.began -= 2.0
+    assert phases.next() is None
+    assert phases.proposer.done
+
+
+def test_where_trials_are_counted_refits_come_last() -> None:
+    phases = Phases(landmarks=[], pool=POOL[:1])
+    assert phases.run() == [POOL[0], *(refit.candidate for refit in REFITS)]
+    assert phases.proposer.done
 
 
 @pytest.mark.parametrize(

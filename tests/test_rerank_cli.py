@@ -56,3 +56,27 @@ def test_what_is_wrong_is_one_line(table: Path, tmp_path: Path) -> None:
     refused(automl("rerank", "evaluate", "--table", table, "--past", 6), "1 to 5 can be learned from")
     pd.DataFrame({"task": ["a"], "strategy": ["b"]}).to_csv(tmp_path / "bad.csv")
     refused(automl("rerank", "evaluate", "--table", tmp_path / "bad.csv"), "has no column 'score'")
+
+
+def test_with_seconds_there_is_a_replay(table: Path, tmp_path: Path) -> None:
+    frame = pd.read_parquet(table)
+    without = automl("rerank", "evaluate", "--table", table, "--json")
+    assert "replay" not in without.last_json and "regret over time" not in without.out
+    frame.assign(seconds=60.0).to_parquet(tmp_path / "timed.parquet")
+    done = automl("rerank", "evaluate", "--table", tmp_path / "timed.parquet", "--json")
+    assert done.code == 0, done.err
+    replay = done.last_json["replay"]
+    assert set(replay) == set(done.last_json["methods"])
+    for points in replay.values():
+        assert all(set(point) == {"seconds", "regret", "se"} for point in points)
+        regrets = [point["regret"] for point in points]
+        assert regrets == sorted(regrets, reverse=True)
+    # After the first trial the regret is that of the best-ranked strategy.
+    first = next(point for point in replay["ranker"] if point["seconds"] >= 60.0)
+    assert first["regret"] == pytest.approx(done.last_json["methods"]["ranker"]["regret@1"]["mean"])
+    assert "regret over time" in done.out
+    curves = frame.assign(epoch=1, seconds=30.0)[["task", "strategy", "epoch", "score", "seconds"]]
+    curves.to_parquet(tmp_path / "curves.parquet")
+    timed = automl("rerank", "evaluate", "--table", table, "--curves", tmp_path / "curves.parquet", "--json")
+    assert any(point["seconds"] < 60.0 for point in timed.last_json["replay"]["ranker"])
+    refused(automl("rerank", "evaluate", "--table", table, "--curves", table), "curves", "no column 'epoch'")

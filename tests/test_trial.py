@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,23 @@ def test_a_trial_on_a_sample_uses_only_that(
     index, _ = scores(small)
     np.testing.assert_array_equal(index, scored_images(some))
     assert len(index) < len(scored_images(data))
+
+
+def test_a_trial_keeps_to_its_threads(
+    data: Dataset, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the libraries of the process were loaded with: numbers that wait for each other's threads crawl."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    seen: list[int] = []
+
+    def frozen(spec: TrialSpec, *_rest: Any) -> Iterator[None]:
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        yield from ()
+
+    monkeypatch.setattr("automl.trial._frozen", frozen)
+    with threadpool_limits(2):
+        run_trial(trial(tmp_path, data, tiny, recipe("logistic"), threads=1))
+        after = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    assert seen and set(seen) == {1}
+    assert after == {2}

@@ -28,6 +28,8 @@ from automl.training._model import Features
 from search_spaces.backbones import Backbone, create_backbone
 
 CHUNK = 64
+#: Pixels that are run through a network at once on a CPU: more fill memory, and the caches are too small for them.
+_PIXELS_AT_ONCE = 400_000
 Runner = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -111,10 +113,21 @@ def _onnx_runner(wrapped: nn.Module, side: int, threads: int) -> Runner | None:
     options.log_severity_level = 3
     session = ort.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
 
+    step = images_at_once(side)
+
     def run(images: np.ndarray) -> list[np.ndarray]:
-        return list(session.run(None, {"images": np.ascontiguousarray(images)}))
+        parts = [
+            session.run(None, {"images": np.ascontiguousarray(images[begin : begin + step])})
+            for begin in range(0, len(images), step)
+        ]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
     return run
+
+
+def images_at_once(side: int) -> int:
+    """Images of a side that a CPU runs through a network at once."""
+    return max(4, min(CHUNK, _PIXELS_AT_ONCE // side**2))
 
 
 def features_key(backbone: Backbone, side: int, taps: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from automl.evaluation.quiet import working
 from automl.training._augment import Augment
-from automl.training._frozen import OutOfTime, inference_runner
+from automl.training._frozen import CHUNK, OutOfTime, images_at_once, inference_runner
 from automl.training._model import VisionModel, collected, pool
 from automl.training._precision import layout
 from search_spaces.stages import trunk_split
@@ -77,9 +77,10 @@ class PixelBatches:
     def probabilities(self, model: VisionModel, rows: np.ndarray) -> np.ndarray:
         model.eval()
         parts = []
-        for begin in range(0, len(rows), 64):
+        step = images_at_once(self.resolution) if self.place.type == "cpu" else CHUNK
+        for begin in range(0, len(rows), step):
             with working():
-                x = torch.from_numpy(self.plain[rows[begin : begin + 64]]).permute(0, 3, 1, 2).float()
+                x = torch.from_numpy(self.plain[rows[begin : begin + step]]).permute(0, 3, 1, 2).float()
                 x = x.to(self.place).contiguous(memory_format=layout(self.place))
                 parts.append(model(x).float().softmax(1).cpu().numpy())
         return np.concatenate(parts)
