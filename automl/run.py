@@ -187,7 +187,10 @@ class Run:
                 "features": self.features,
             },
         )
-        macs = float(np.nanmax(self.table.loc[self.table["feasible"], "macs_m"].fillna(100.0)))
+        usable = self.table[self.table["feasible"]]
+        # Nets from scratch seldom win beside pretrained ones, and cost more than those.
+        likely = usable[usable["architecture"].isin([b.name for b in self.backbones if b.pretrained])]
+        macs = float(np.nanmax((usable if likely.empty else likely)["macs_m"].fillna(100.0)))
         tested, sets_count = len(self.dataset.indices("test")), max(1, len(self.limits))
         self.clock.keep(
             finishing_seconds(self.clock.budget, tested, macs, sets=sets_count, workers=self.workers)
