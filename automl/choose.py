@@ -116,7 +116,7 @@ class Chooser:
                 for c in cost_limits
             )
 
-        if self._simple(limits):
+        if self.by_likelihood(limits):
             found = blend(
                 members,
                 self.labels[self.index],
@@ -149,7 +149,7 @@ class Chooser:
             quality,
         )
 
-    def _simple(self, limits: Sequence[Constraint]) -> bool:
+    def by_likelihood(self, limits: Sequence[Constraint]) -> bool:
         """Whether all that counts is how often labels are right, so that their likelihood says which are."""
         return self.objective.class_name is None and all(c.is_cost for c in limits)
 
@@ -173,4 +173,4 @@ class Chooser:
             missed = sum(max(0.0, v) for v in point.violations.values() if math.isfinite(v))
             return -missed, smooth_score(float(point.objective), labels, probabilities)
 
-        return likely if self._simple(limits) else value
+        return likely if self.by_likelihood(limits) else value

@@ -18,6 +18,7 @@ def why(
     rival: tuple[str, float] | None,
     joint: bool,
     refitted: bool,
+    likely: bool = False,
 ) -> str:
     """Say why the winner is the model.
 
@@ -34,8 +35,12 @@ def why(
         rival: the best other single model that keeps the limits, and its score.
         joint: whether the winner has several members.
         refitted: whether members were trained on with the validation images.
+        likely: whether choices were compared by the probability that they give to the right labels.
     """
-    measured = f"({score:.3f} on {images} validation images no member was trained on when it was judged)"
+    where = f"{score:.3f} on {images} validation images no member was trained on when it was judged"
+    best = f"has the best {objective} ({where})"
+    if likely:
+        best = f"gives the right labels the highest probability, up to the noise ({objective} {where}),"
     many = f"{candidates} finished candidate{'' if candidates == 1 else 's'}"
     if missed_cost:
         text = (
@@ -44,13 +49,13 @@ def why(
         )
     elif turned_down:
         text = (
-            f"{winner} has the best {objective} {measured} of what kept the limits as an exported file; {turned_down} "
+            f"{winner} {best} of what kept the limits as an exported file; {turned_down} "
             f"{'choice' if turned_down == 1 else 'choices'} expected to be better did not when measured."
         )
     elif limited and keeping < candidates:
-        text = f"{winner} has the best {objective} {measured} among the {keeping} of {many} whose costs keep the limits."
+        text = f"{winner} {best} among the {keeping} of {many} whose costs keep the limits."
     else:
-        text = f"{winner} has the best {objective} {measured} among the {many}."
+        text = f"{winner} {best} among the {many}."
     if missed_quality and not missed_cost:
         text += (
             " On the test images it misses a limit that it kept on the validation images or came closest to."

@@ -385,6 +385,7 @@ class Finisher:
             rival=None if best is None else (self._named(best), self.chooser.point(best, limits).objective),
             joint=len(selection.weights) > 1,
             refitted=any(name in self.refits for name in selection.weights),
+            likely=self.chooser.by_likelihood(limits),
         )
 
     @staticmethod

@@ -50,3 +50,12 @@ def test_a_quality_that_is_missed_on_test_images_is_told() -> None:
     text = told(limited=True, missed_quality=True)
     assert "has the best accuracy" in text
     assert "On the test images it misses a limit" in text
+
+
+def test_a_choice_by_likelihood_claims_no_best_score() -> None:
+    text = told(likely=True)
+    assert "has the best" not in text
+    assert text.startswith(
+        "a gives the right labels the highest probability, up to the noise (accuracy 0.912 on 40 validation images "
+        "no member was trained on when it was judged), among the 7 finished candidates."
+    )
