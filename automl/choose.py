@@ -76,6 +76,7 @@ class Chooser:
         self.labels = np.asarray(dataset.labels)
         self.classes = list(dataset.class_names)
         self.objective = objective
+        self.balanced = objective.name != "accuracy"
         self.specs = {spec.trial_id: spec for spec, _ in finished}
         self.members: dict[str, Member] = {}
         scored = {}
@@ -121,7 +122,7 @@ class Chooser:
                 members,
                 self.labels[self.index],
                 value_of,
-                balanced=self.objective.name != "accuracy",
+                balanced=self.balanced,
                 admits=admits,
                 largest=_LARGEST,
             )
@@ -158,15 +159,14 @@ class Chooser:
         quality = [c for c in limits if not c.is_cost]
         counts = np.bincount(labels)
         counts = counts[counts > 0]
-        evidence = len(labels) if self.objective.name == "accuracy" else len(counts) * counts.min()
+        evidence = len(counts) * counts.min() if self.balanced else len(labels)
         trust = evidence / (evidence + _TELLING)
 
         def likely(probabilities: np.ndarray) -> tuple[float, float]:
             score = metrics.compute(
                 self.objective.name, None, labels, probabilities, probabilities.argmax(1), self.classes
             )
-            balanced = self.objective.name != "accuracy"
-            return 0.0, likelihood(labels, probabilities, balanced=balanced) + trust * float(score)
+            return 0.0, likelihood(labels, probabilities, balanced=self.balanced) + trust * float(score)
 
         def value(probabilities: np.ndarray) -> tuple[float, float]:
             point = operating_point.choose(probabilities, labels, self.classes, self.objective, quality)

@@ -171,7 +171,7 @@ def blend(
     image_weight = 1.0 / counts[labels]
     image_weight /= image_weight.sum()
     chosen = [max(joinable, key=lambda m: found[(m.trial_id,)].value)]
-    stages = [found[(chosen[0].trial_id,)]]
+    stages: list[tuple[str, ...]] = [(chosen[0].trial_id,)]
     while len(chosen) < largest:
         best: tuple[tuple[float, float], Member] | None = None
         for member in joinable:
@@ -188,8 +188,8 @@ def blend(
         logs = np.stack([m.log_probabilities for m in chosen])
         weights = _stacked(logs, labels, image_weight)
         kept = {m.trial_id: float(w) for m, w in zip(chosen, weights, strict=True) if w >= _LEAST_WEIGHT}
-        stages.append(_selection(kept, by_id, value_of))
-        found[tuple(sorted(kept))] = stages[-1]
+        stages.append(tuple(sorted(kept)))
+        found[stages[-1]] = _selection(kept, by_id, value_of)
     best_first = _ordered(found)
     top = best_first[0]
     if len(top.weights) == 1 and by_id[next(iter(top.weights))].single:
@@ -201,7 +201,7 @@ def blend(
         mean = float(lost @ image_weight)
         return mean > float(np.sqrt(((lost - mean) ** 2) @ image_weight**2))
 
-    first = next((s for s in reversed(stages) if not behind(s)), top)
+    first = next((found[key] for key in reversed(stages) if not behind(found[key])), top)
     return [first, *(s for s in best_first if s is not first)]
 
 

@@ -18,7 +18,7 @@ def why(
     rival: tuple[str, float] | None,
     joint: bool,
     refitted: bool,
-    likely: bool = False,
+    likely: bool,
 ) -> str:
     """Say why the winner is the model.
 

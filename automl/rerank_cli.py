@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from automl import wording
 from automl.errors import InputError, did_you_mean
 
 #: Times of a replay that are shown; all of them are in the JSON.
@@ -45,7 +46,7 @@ def evaluate(
     for note in trials.notes:
         print(note, file=sys.stderr)
     timed = courses(trials, epochs) if epochs is not None or trials.has_seconds else None
-    found = judge(trials, METHODS, plan, by=by, seeds=seeds, found=timed, progress=_progress)
+    found = judge(trials, METHODS, plan, by=by, seeds=seeds, courses=timed, progress=_progress)
     result = found.to_dict()
     print(render(result))
     if as_json:
@@ -84,7 +85,7 @@ def _replay_lines(replay: dict[str, Any], width: int) -> list[str]:
     times = [point["seconds"] for point in next(iter(replay.values()))]
     shown = sorted({round(part * (len(times) - 1) / (_SHOWN - 1)) for part in range(_SHOWN)})
     lines = ["regret over time, one worker, trial after trial in the method's order"]
-    lines.append(" " * width + "".join(f"{_duration(times[at]):>18s}" for at in shown))
+    lines.append(" " * width + "".join(f"{wording.duration(times[at]):>18s}" for at in shown))
     for method, points in replay.items():
         cells = [
             f"{points[at]['regret']:.3f}" + ("" if points[at]["se"] is None else f" ± {points[at]['se']:.3f}")
@@ -92,10 +93,3 @@ def _replay_lines(replay: dict[str, Any], width: int) -> list[str]:
         ]
         lines.append(f"{method:{width}s}" + "".join(f"{cell:>18s}" for cell in cells))
     return lines
-
-
-def _duration(seconds: float) -> str:
-    for size, name in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {name}"
-    return f"{seconds:.3g} s"

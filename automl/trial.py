@@ -29,7 +29,7 @@ _STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e-4, 10.0)
 _NEIGHBOURS = (1, 3, 5, 10, 20)
 #: Share of an int8 candidate's time that its training gets; the rest is for quantising and scoring the files.
 _QUANTISED_SHARE = 0.75
-#: Learning rate of a refit that goes on from a trained model, as a share of its recipe's: a full one would first
+#: Learning rate of a refit that goes on from a trained model, as a share of its recipe's: a full one can
 #: undo what was learned, and there are no held-out images to notice it by.
 _REFIT_RATE = 0.25
 #: Images that set the ranges of an int8 file.
@@ -172,8 +172,8 @@ def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:
 
     threads = max(1, spec.threads)
     torch.set_num_threads(threads)
-    # A worker's libraries were loaded before it was known how many threads a trial has. Two trials whose threads wait
-    # for each other are twenty times slower than two with one thread each.
+    # A worker's libraries were loaded before it was known how many threads a trial has, and with one per core two
+    # trials at a time would spend their time waiting for each other's threads.
     with threadpool_limits(threads):
         dataset = Dataset.open(spec.dataset_folder)
         if spec.images is not None:

@@ -73,18 +73,19 @@ def run_suite(suite: Suite, argv: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = suite.to_markdown(summary)
-    results = Path(options.results)
-    results.mkdir(parents=True, exist_ok=True)
-    write_text(
-        results / f"{suite.name}.json",
-        json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-    )
-    write_text(results / f"{suite.name}.md", text)
-    print(text)
+    publish(Path(options.results), suite.name, summary, suite.to_markdown(summary))
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def publish(results: Path, name: str, summary: Mapping[str, Any], text: str) -> None:
+    """Write a table as ``NAME.json`` and ``NAME.md`` into the folder of results, and print it."""
+    results.mkdir(parents=True, exist_ok=True)
+    figures = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(results / f"{name}.json", figures + "\n")
+    write_text(results / f"{name}.md", text)
+    print(text)
 
 
 def write_text(path: Path, text: str) -> None:

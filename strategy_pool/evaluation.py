@@ -13,13 +13,7 @@ from strategy_pool.baselines import HistoryAverage, Learner, RandomOrder
 from strategy_pool.learners import Regression
 from strategy_pool.left_out import predictions
 from strategy_pool.ranker import Ranker
-from strategy_pool.ranking_metrics import (
-    METRICS,
-    mean_and_se,
-    order_of,
-    paired_bootstrap,
-    scores_of_order,
-)
+from strategy_pool.ranking_metrics import METRICS, mean_and_se, order_of, paired_bootstrap, ranking_scores
 from strategy_pool.replay import Courses, regret_over_time, time_grid
 from strategy_pool.trial_table import TableError, TrialTable
 
@@ -173,7 +167,7 @@ def evaluate(
     *,
     by: str = "task",
     seeds: int = 1,
-    found: Courses | None = None,
+    courses: Courses | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Fit and judge each ranker on each fold.
@@ -183,12 +177,12 @@ def evaluate(
         makers: name → what makes an unfitted ranker.
         plan: as :func:`folds` gives it.
         by, seeds: of the plan, for the record.
-        found: what trials gave in the course of their time, for the replay; those that it lacks are not run there.
+        courses: what trials gave in the course of their time, for the replay; those that it lacks are not run there.
         progress: called with folds done and folds in all.
     """
     told = table.told()
     rows: list[dict[str, Any]] = []
-    times = time_grid(found or {})
+    times = time_grid(courses or {})
     regrets: dict[str, dict[str, list[np.ndarray]]] = {}
     names = {
         str(task): of["strategy"].to_numpy()
@@ -202,9 +196,9 @@ def evaluate(
             for task, predicted, values in predictions(fitted, judged):
                 generator = np.random.default_rng([fold.seed, _number(task)])
                 order = order_of(predicted, generator)
-                rows.append({"method": method, "task": task, **scores_of_order(order, values)})
-                if found and found.get(task):
-                    run = [found[task][name] for name in names[task][order] if name in found[task]]
+                rows.append({"method": method, "task": task, **ranking_scores(order, values)})
+                if of := (courses or {}).get(task):
+                    run = [of[name] for name in names[task][order] if name in of]
                     of_task = regrets.setdefault(method, {}).setdefault(task, [])
                     of_task.append(regret_over_time(run, times))
         if progress is not None:

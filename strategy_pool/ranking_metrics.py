@@ -49,23 +49,7 @@ def ndcg(values: np.ndarray, k: int) -> float:
     return float(values[:k] @ discount / ideal) if ideal > 0 else 1.0
 
 
-def ranking_scores(
-    predicted: np.ndarray, values: np.ndarray, generator: np.random.Generator
-) -> dict[str, float]:
-    """Judge predictions for one task.
-
-    Args:
-        predicted: float [n], higher is better.
-        values: normalised scores, float [n].
-        generator: breaks ties.
-
-    Returns:
-        As :func:`scores_of_order`.
-    """
-    return scores_of_order(order_of(predicted, generator), values)
-
-
-def scores_of_order(order: np.ndarray, values: np.ndarray) -> dict[str, float]:
+def ranking_scores(order: np.ndarray, values: np.ndarray) -> dict[str, float]:
     """Judge an order for one task.
 
     Args:

@@ -9,7 +9,7 @@ from automl.explain import why
 FACTS: dict[str, Any] = {
     "objective": "accuracy", "score": 0.9123, "images": 40, "candidates": 7, "keeping": 7, "limited": False,
     "turned_down": 0, "missed_cost": False, "missed_quality": False, "rival": ("b", 0.9), "joint": False,
-    "refitted": False,
+    "refitted": False, "likely": False,
 }  # fmt: skip
 
 

@@ -129,7 +129,7 @@ class Coordinates:
 
     Attributes:
         center, scale: of the features, float32 ``[F]``.
-        values: float32 ``[N, R]`` with R at most the smaller of N and F; the solver is twice as quick as with float64.
+        values: float32 ``[N, R]`` with R at most the smaller of N and F.
         basis: rows span the features, float32 ``[R, F]``; None where the values are the features themselves.
     """
 

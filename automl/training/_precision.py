@@ -2,9 +2,8 @@
 
 Weights, gradients and the optimizer stay in float32 (Micikevicius et al., Mixed Precision Training, ICLR 2018,
 section 3.1; Kalamkar et al., A Study of BFLOAT16 for Deep Learning Training, 2019, section 3: bfloat16 needs no
-scaling of the loss). On a CPU depthwise convolutions take part only where bfloat16 is quick: the gradients of
-strided and of 5x5 ones are many times slower in it than in float32, which is what makes plain autocast slow
-mobile networks down.
+scaling of the loss). On a CPU the gradients of strided and of large depthwise convolutions are slower in bfloat16
+than in float32, so they are computed in other ways; ``automl bench training`` compares that with plain autocast.
 """
 
 from __future__ import annotations
@@ -35,10 +34,9 @@ def gpu_precision() -> torch.dtype:
 
 
 def layout(place: torch.device) -> torch.memory_format:
-    """How images and weights lie in memory: channels last on a CPU, where mobile networks are twice as quick with it.
+    """How images and weights lie in memory: channels last on a CPU, contiguous on a GPU.
 
-    On a GPU cuDNN builds its kernels for channels last anew for every shape, which takes seconds each time: more than
-    a short training has.
+    On a GPU cuDNN makes kernels for channels last anew for every shape, which a short training has no time for.
     """
     return torch.channels_last if place.type == "cpu" else torch.contiguous_format
 
@@ -150,7 +148,7 @@ def _weight_gradient(
     """The weight gradient as a depthwise convolution of each image's channels with their output gradients.
 
     ``dw[i] = sum_o x[o * stride + i * dilation - padding] g[o]``: the batch becomes channels, the gradient the
-    kernel, and stride and dilation change places. Several times quicker than the library's own for 5x5 kernels.
+    kernel, and stride and dilation change places.
     """
     n, c, height, width = x.shape
     high, wide = gradient.shape[2:]

@@ -25,7 +25,7 @@ OFF_LIMIT = 0.10
 def run(argv: Sequence[str]) -> int:
     """Run what is missing, write the table, print it. Exit codes: 0 all there, 1 a submit failed, 2 wrong input."""
     from automl.errors import InputError
-    from benchmarks.cells import write_text
+    from benchmarks.cells import publish
 
     options = _parser().parse_args(argv)
     try:
@@ -43,12 +43,7 @@ def run(argv: Sequence[str]) -> int:
     if not cells and not empty:
         return 1
     summary = summarise(cells, empty)
-    text = to_markdown(summary)
-    results = Path(options.results)
-    results.mkdir(parents=True, exist_ok=True)
-    write_text(results / f"{NAME}.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write_text(results / f"{NAME}.md", text)
-    print(text)
+    publish(Path(options.results), NAME, summary, to_markdown(summary))
     return 1 if failed else 0
 
 

@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     """Measure, write the table, print it. Exit codes: 0 measured, 1 the process failed, 2 wrong input."""
     from automl.errors import InputError
     from automl.machine import KEEP_PAGES
-    from benchmarks.cells import write_text
+    from benchmarks.cells import publish, write_text
     from benchmarks.environment import environment
     from benchmarks.processes import measured
 
@@ -54,12 +54,7 @@ def run(argv: Sequence[str]) -> int:
     found = json.loads(done.output.strip().splitlines()[-1])
     settings = {key: value for key, value in asked.items() if key != "weights_dirs"}
     summary = {"schema_version": 1, "suite": NAME, **settings, **found, "environment": environment()}
-    text = to_markdown(summary)
-    results = Path(options.results)
-    results.mkdir(parents=True, exist_ok=True)
-    write_text(results / f"{NAME}.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write_text(results / f"{NAME}.md", text)
-    print(text)
+    publish(Path(options.results), NAME, summary, to_markdown(summary))
     return 0
 
 
