@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from automl import wording
 from automl.errors import InputError, did_you_mean
 
 #: Times of a replay that are shown; all of them are in the JSON.
@@ -82,6 +81,8 @@ def render(result: dict[str, Any]) -> str:
 
 def _replay_lines(replay: dict[str, Any], width: int) -> list[str]:
     """Regret of each method at a few of the times, one worker."""
+    from automl import wording
+
     times = [point["seconds"] for point in next(iter(replay.values()))]
     shown = sorted({round(part * (len(times) - 1) / (_SHOWN - 1)) for part in range(_SHOWN)})
     lines = ["regret over time, one worker, trial after trial in the method's order"]
