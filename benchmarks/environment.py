@@ -32,7 +32,8 @@ def environment() -> dict[str, Any]:
 
     Keys: ``python``, ``platform``, ``cpu`` (model), ``cores`` (that this process may use), ``ram_gb``,
     ``gpus`` (names), ``packages`` (name → version; a missing one is left out), ``commit`` (of the working
-    tree this package lies in, with ``+changes`` where files differ from it; None outside a checkout).
+    tree this package lies in, with ``+changes`` where files other than the results differ from it; None
+    outside a checkout).
     """
     import psutil
 
@@ -92,7 +93,9 @@ def _commit() -> str | None:
     found = _lines([*here, "rev-parse", "--short=12", "HEAD"])
     if not found:
         return None
-    changed = _lines([*here, "status", "--porcelain", "--untracked-files=no"])
+    # The tables that the benchmarks write themselves are no change of what they measure.
+    measured = [":/", ":(exclude)results"]
+    changed = _lines([*here, "status", "--porcelain", "--untracked-files=no", "--", *measured])
     return found[0] + ("+changes" if changed else "")
 
 
