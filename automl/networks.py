@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from automl import feasibility
@@ -14,6 +16,9 @@ from automl.home import cache_folder
 from automl.ranking import resolutions_for
 from automl.task import Constraint, Task
 from search_spaces.backbones import Backbone, find_backbones
+
+#: Million MACs that a network is taken to have where they are not known.
+_UNKNOWN_MACS = 100.0
 
 
 def find(
@@ -94,3 +99,18 @@ def measure(
     if late:
         say(f"  {late} could not be measured in time and are left out; a larger --budget measures more")
     return table, int((~table["feasible"] & table["cause"].eq("limit")).sum())
+
+
+def macs(table: pd.DataFrame) -> Mapping[tuple[str, int, str], float]:
+    """Million MACs by architecture, resolution and precision; of others, those of a small network."""
+    known = table["macs_m"].fillna(_UNKNOWN_MACS).astype(float)
+    names = zip(table["architecture"], table["resolution"], table["precision"], strict=True)
+    return defaultdict(lambda: _UNKNOWN_MACS, zip(names, known, strict=True))
+
+
+def largest_macs(backbones: Sequence[Backbone], table: pd.DataFrame) -> float:
+    """Million MACs of the largest network that is likely to win."""
+    usable = table[table["feasible"]]
+    # Nets from scratch seldom win beside pretrained ones, and cost more than those.
+    likely = usable[usable["architecture"].isin([b.name for b in backbones if b.pretrained])]
+    return float(np.max((usable if likely.empty else likely)["macs_m"].fillna(_UNKNOWN_MACS)))

@@ -77,6 +77,10 @@ class Clock:
             seconds if self.budget is None else min(seconds, 0.5 * max(0.0, self.budget - self.used()))
         )
 
+    def keep_for(self, images: int, macs_m: float, sets: int) -> None:
+        """Keep what :func:`finishing_seconds` says."""
+        self.keep(finishing_seconds(self.budget, images, macs_m, sets=sets, workers=self.workers))
+
     def used(self) -> float:
         """Seconds since the submit began."""
         return time.monotonic() - self.began
@@ -105,13 +109,13 @@ def finishing_seconds(
     Args:
         budget: seconds, None where trials are counted.
         images: test images.
-        macs_m: million multiply-accumulates of the largest network that may win; an ensemble has up to three.
+        macs_m: million multiply-accumulates of the networks that answer together.
         sets: of limits, each with a model of its own.
         workers: cores that score test images.
     """
     if budget is None:
         return 0.0
-    scoring = images * (3.0 * macs_m / 22_000 + 0.002) / max(1, workers)
+    scoring = images * (macs_m / 22_000 + 0.002) / max(1, workers)
     return min(0.4 * budget, sets * (4.0 + scoring) + 3.0 + COSTS_SHARE * budget)
 
 

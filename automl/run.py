@@ -14,18 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from automl.aside import Aside
 from automl.candidate import Candidate
 from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
-from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit, finishing_seconds
+from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.run_folder import changed_limits, require_free, told_sets
 from automl.task import Constraint, Task, check_class_names, read_task
 from automl.ticker import Ticker
 from strategy_pool.strategy import FROZEN_METHODS
+
+#: Networks that an ensemble is expected to have at most, before it is known.
+_LIKELY_MEMBERS = 3
 
 
 class Run:
@@ -177,25 +178,18 @@ class Run:
         self.past = self.history.trials() if use_pool else None
         from automl.profile import profile
 
-        self.task_id = f"{self.dataset.fingerprint[:16]}-{self.task.objective.expression}"
+        objective = self.task.objective.expression
+        self.task_id = f"{self.dataset.fingerprint[:16]}-{objective}"
         self.features = profile(self.dataset)
-        self.history.add_task(
-            self.task_id,
-            {
-                "name": self.dataset.name,
-                "objective": self.task.objective.expression,
-                "features": self.features,
-            },
-        )
-        usable = self.table[self.table["feasible"]]
-        # Nets from scratch seldom win beside pretrained ones, and cost more than those.
-        likely = usable[usable["architecture"].isin([b.name for b in self.backbones if b.pretrained])]
-        macs = float(np.nanmax((usable if likely.empty else likely)["macs_m"].fillna(100.0)))
-        tested, sets_count = len(self.dataset.indices("test")), max(1, len(self.limits))
-        self.clock.keep(
-            finishing_seconds(self.clock.budget, tested, macs, sets=sets_count, workers=self.workers)
-        )
+        about = {"name": self.dataset.name, "objective": objective, "features": self.features}
+        self.history.add_task(self.task_id, about)
         self.clock.workers = self.workers
+        self.macs = networks.macs(self.table)
+        self._keep(_LIKELY_MEMBERS * networks.largest_macs(self.backbones, self.table))
+
+    def _keep(self, macs_m: float) -> None:
+        """Keep time for the end, in which networks of so many million MACs together score the test images."""
+        self.clock.keep_for(len(self.dataset.indices("test")), macs_m, max(1, len(self.limits)))
 
     # --- the search -------------------------------------------------------------------------------
 
@@ -206,7 +200,6 @@ class Run:
 
         began = time.monotonic()
         self.rounds = self.workers if self.task.max_trials is not None else None
-        self.macs = {(r.architecture, r.resolution, r.precision): r.macs_m for r in self.table.itertuples()}
         span = self.clock.final - time.monotonic()
         self.first_look: dict[str, Any] = {
             "classes": len(self.dataset.class_names),
@@ -240,18 +233,17 @@ class Run:
                 done.add(spec.candidate.id)
         if self.resume:
             self.store.clean_orphans()
-        self.landmarks = [c for c in landmarks if c.id not in done]
         self.all_landmarks = landmarks
         self.use_search = use_search
-        self.phases = PhasedProposer(
-            self.landmarks, self._make_proposer, self._choose_refits, self.clock, refits=True
-        )
-        total = self.clock.final - time.monotonic() if self.clock.budget else None
-        with SearchDisplay(total, trials=self.task.max_trials, quiet=self.quiet) as display:
+        waiting = [c for c in landmarks if c.id not in done]
+        self.phases = PhasedProposer(waiting, self._make_proposer, self._choose_refits, self.clock)
+        start = time.monotonic()
+        seconds = (lambda: self.clock.final - start) if self.clock.budget else None
+        with SearchDisplay(seconds, trials=self.task.max_trials, quiet=self.quiet) as display:
             end = run_search(
                 self.phases,  # type: ignore[arg-type]
                 self._make_spec,
-                deadline=self.clock.final + 1.0 if self.clock.budget else time.monotonic() + 10**7,
+                deadline=lambda: self.clock.final + 1.0,
                 concurrency=self.workers,
                 on_result=self._on_result,
                 mode="inprocess" if in_process else "ray",
@@ -343,7 +335,7 @@ class Run:
         method = self.catalog[candidate.strategy].method
         if method in FROZEN_METHODS:
             # Where the features are there already it is quicker; one that cannot end leaves nothing.
-            macs = self.macs.get(candidate.triple, 100.0)
+            macs = self.macs[candidate.triple]
             images, classes = len(self.sample.indices("development")), len(self.dataset.class_names)
             return 4.0 + 1.5 * frozen_seconds(images, classes, macs)
         # Once a fine-tuning cannot have half of its time any more, what is left goes to the refits.
@@ -439,11 +431,16 @@ class Run:
             self.finished, self.dataset, self.task.objective, cost_table(self.table, cautious=True)
         )
         weights: dict[str, float] = {}
+        by_id = {spec.trial_id: spec for spec, _ in self.finished}
+        macs = 0.0
         for limits in self.limits or (self.task.constraints,):
             choices = chooser.choices(limits)
-            for name, weight in (choices[0].weights if choices else {}).items():
+            chosen = choices[0].weights if choices else {}
+            for name, weight in chosen.items():
                 weights[name] = weights.get(name, 0.0) + weight
-        by_id = {spec.trial_id: spec for spec, _ in self.finished}
+            macs = max(macs, sum(self.macs[by_id[name].candidate.triple] for name in chosen))
+        if weights:
+            self._keep(macs)  # now that it is known who will answer, mostly less
         done = {spec.initial for spec, outcome in self.finished if spec.purpose == "refit"}
         tuned = [
             name

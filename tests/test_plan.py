@@ -401,6 +401,15 @@ def test_what_is_kept_for_the_end() -> None:
     assert finishing_seconds(20.0, 10**6, 500.0, sets=9) == pytest.approx(8.0)
 
 
+def test_knowing_who_answers_moves_the_end_of_the_trials() -> None:
+    clock = Clock(time.monotonic(), 240.0, workers=2)
+    clock.keep_for(6000, 3 * 75.0, 1)
+    before = clock.final
+    clock.keep_for(6000, 47.0, 1)
+    assert clock.reserve == finishing_seconds(240.0, 6000, 47.0, workers=2)
+    assert clock.final - before == pytest.approx(6000 * (225.0 - 47.0) / 22_000 / 2)
+
+
 def test_measuring_costs_gets_its_share_however_late_it_begins() -> None:
     began = time.monotonic()
     assert Clock(began, None).measured_by is None

@@ -191,7 +191,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if mode == "F" or mode == "I" or mode.startswith("I;"):
         return Image.fromarray(_to_bytes(np.asarray(transposed))).convert("RGB")
     if mode == "RGB":
-        return transposed.copy() if transposed is image else transposed
+        return transposed  # its pixels are read; closing the file leaves them
     return transposed.convert("RGB")
 
 

@@ -70,13 +70,13 @@ class Driver:
         proposer: Proposer,
         make_spec: MakeSpec,
         *,
-        deadline: float,
+        deadline: float | Callable[[], float],
         on_result: Callable[[TrialSpec, Outcome], None],
         should_stop: Callable[[], bool],
         violations: Violations | None,
         listener: Listener | None,
     ) -> None:
-        self.deadline = deadline
+        self._deadline = deadline
         self.running: dict[str, Running] = {}
         self.interrupted = False
         self.ending_since: float | None = None
@@ -92,6 +92,11 @@ class Driver:
     def __reduce__(self) -> tuple[Any, ...]:
         # Ray Tune pickles whatever hangs on its hooks for snapshots that nobody reads: give it nothing.
         return (type(None), ())
+
+    @property
+    def deadline(self) -> float:
+        """On the clock of ``time.monotonic``."""
+        return self._deadline() if callable(self._deadline) else self._deadline
 
     @property
     def ending(self) -> bool:

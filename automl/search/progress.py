@@ -33,7 +33,7 @@ class SearchDisplay:
 
     def __init__(
         self,
-        seconds: float | None,
+        seconds: float | Callable[[], float] | None,
         *,
         trials: int | None = None,
         quiet: bool = False,
@@ -104,7 +104,8 @@ class SearchDisplay:
     def line(self) -> str:
         """Return the state of the search in one line."""
         used = time.monotonic() - self._begin
-        of = "" if self._seconds is None else f" of {_clock(self._seconds)}"
+        whole = self._whole()
+        of = "" if whole is None else f" of {_clock(whole)}"
         most = "" if self._trials is None else f" of {self._trials}"
         parts = [
             f"search {_clock(used)}{of}",
@@ -119,6 +120,9 @@ class SearchDisplay:
         if self._best is not None:
             parts.append(f"best {self._best[0]:.4f} {self._best[1]}")
         return " · ".join(parts)
+
+    def _whole(self) -> float | None:
+        return self._seconds() if callable(self._seconds) else self._seconds
 
     def _print(self) -> None:
         if self._console is not None:
@@ -143,7 +147,7 @@ class SearchDisplay:
                 Text(score),
                 Text(spec.candidate.id, overflow="ellipsis", no_wrap=True),
             )
-        whole, part = self._seconds, used
+        whole, part = self._whole(), used
         if whole is None:
             whole, part = float(self._trials or 1), float(self._ended.total())
         bar = ProgressBar(total=max(whole, 1e-9), completed=min(part, whole), width=40)

@@ -32,7 +32,7 @@ def run_search(
     proposer: Proposer,
     make_spec: MakeSpec,
     *,
-    deadline: float,
+    deadline: float | Callable[[], float],
     concurrency: int = 1,
     on_result: Callable[[TrialSpec, Outcome], None],
     should_stop: Callable[[], bool] = lambda: False,
@@ -57,7 +57,7 @@ def run_search(
     Args:
         proposer: gives out candidates; it is told every outcome.
         make_spec: makes the specification of a trial from the candidate and the seconds that are left.
-        deadline: on the clock of ``time.monotonic``.
+        deadline: on the clock of ``time.monotonic``; a function, where it may still move.
         concurrency: trials at a time (mode ``ray``).
         on_result: called once per ended trial, in this thread, as soon as it ends.
         should_stop: asked five times a second.

@@ -128,14 +128,19 @@ class Run:
         self.results.append((spec, outcome))
 
     def search(
-        self, proposer: Any, trial: str, *, deadline: float = 120.0, mode: str = "inprocess", **options: Any
+        self,
+        proposer: Any,
+        trial: str,
+        *,
+        deadline: float | Callable[[], float] = 120.0,
+        mode: str = "inprocess",
+        **options: Any,
     ) -> SearchEnd:
-        """Search with one of the fake trials; the deadline is in seconds from now."""
+        """Search with one of the fake trials; the deadline is in seconds from now, or a function of the clock."""
         name = trial if ":" in trial else f"{FAKES}:{trial}"
         options = {"on_result": self.took, **options}
-        return run_search(
-            proposer, self.spec, deadline=time.monotonic() + deadline, mode=mode, trial_fn=name, **options
-        )
+        ends = deadline if callable(deadline) else time.monotonic() + deadline
+        return run_search(proposer, self.spec, deadline=ends, mode=mode, trial_fn=name, **options)
 
     @property
     def statuses(self) -> list[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,13 @@ def test_a_trial_that_runs_at_the_deadline_is_stopped(run: Run) -> None:
     outcome = run.results[0][1]
     assert (outcome.score, outcome.error) == (0.6, INTERRUPTED)
     assert run.store.outcome("t0001") == outcome
+
+
+def test_a_deadline_may_move(run: Run) -> None:
+    began = time.monotonic()
+    ends = lambda: began + (-1.0 if run.results else 120.0)  # noqa: E731
+    end = run.search(pool_only(numbered(9)), "steady", deadline=ends)
+    assert 1 <= end.trials < 9
 
 
 def test_a_deadline_in_the_past_starts_nothing(run: Run) -> None:

@@ -49,6 +49,14 @@ def test_what_did_not_happen_is_not_in_the_line() -> None:
     assert line.endswith("of 60:00 · 0 done · 0 running")
 
 
+def test_the_time_may_still_change() -> None:
+    seconds = [60.0]
+    display = SearchDisplay(lambda: seconds[0])
+    assert " of 1:00 " in display.line()
+    seconds[0] = 90.0
+    assert " of 1:30 " in display.line()
+
+
 def test_the_line_shows_the_best() -> None:
     display = SearchDisplay(60.0)
     for number, (name, score) in enumerate((("a", 0.5), ("b", 0.75), ("c", 0.625)), 1):
