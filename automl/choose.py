@@ -64,6 +64,8 @@ class Chooser:
         dataset: for labels and class names.
         objective: what is maximised.
         costs: (architecture, resolution, precision) → measured costs of its untrained export.
+        most_macs: million MACs that members may add up to, so that the time suffices for the test images; a single
+            network is always admitted.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Chooser:
         dataset: Any,
         objective: Objective,
         costs: Mapping[tuple[str, int, str], Mapping[str, float]],
+        most_macs: float = math.inf,
     ) -> None:
         self.labels = np.asarray(dataset.labels)
         self.classes = list(dataset.class_names)
@@ -101,6 +104,7 @@ class Chooser:
                 cost["size_mb"] += float(outcome.metrics.get("head_mb", 0.0))
             cost = {key: float(value) for key, value in cost.items() if math.isfinite(float(value))}
             self.members[name] = Member(name, logs, temperature, cost, spec.candidate.precision != "fp32")
+        self.most_macs = max([most_macs, *(m.costs.get("macs_m", 0.0) for m in self.members.values())])
 
     def choices(self, limits: Sequence[Constraint]) -> list[Selection]:
         """Choices for a set of limits, best first; those that break a limit by their summed costs come last."""
@@ -111,7 +115,7 @@ class Chooser:
         cost_limits = [c for c in limits if c.is_cost]
 
         def admits(costs: Mapping[str, float]) -> bool:
-            return all(
+            return costs.get("macs_m", 0.0) <= self.most_macs and all(
                 c.name not in costs
                 or c.satisfied(costs[c.name] / (_HEADROOM if c.name.startswith("latency") else 1.0))
                 for c in cost_limits

@@ -54,7 +54,7 @@ class Finisher:
         names = ("architecture", "resolution", "precision", "basis")
         self.bases = {(a, int(r), p): b for a, r, p, b in run.table[list(names)].itertuples(index=False)}
         cautious = cost_table(run.table, cautious=True)
-        self.chooser = Chooser(run.finished, run.dataset, run.task.objective, cautious)
+        self.chooser = Chooser(run.finished, run.dataset, run.task.objective, cautious, run.most_macs)
         self.by_id: dict[str, tuple[TrialSpec, Outcome]] = {s.trial_id: (s, o) for s, o in run.finished}
         self.refits = {
             Path(spec.initial).name: spec.trial_id

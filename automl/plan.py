@@ -27,6 +27,12 @@ COSTS_SHARE = 0.02
 FEASIBILITY_END, FEASIBILITY_SHARE = 0.25, 0.2
 #: Share of a fine-tuning's time before which its score does not tell enough to stop it.
 RUNG_SHARE = 0.3
+#: Share of a budget that may be kept for the end.
+MOST_FINISHING = 0.4
+#: Seconds for the report and whatever else is done once, and for the export and the measuring of each set of limits.
+_ENDING, _PER_SET = 3.0, 4.0
+#: Million multiply-accumulates per second of scoring test images on one core, and seconds per image besides.
+_SCORING_RATE, _PER_IMAGE = 28_000.0, 0.002
 #: Least seconds in which a fine-tuning gets anywhere.
 LEAST_TUNING = 6.0
 
@@ -71,15 +77,24 @@ class Clock:
         start = self.first_trial if self.first_trial is not None else time.monotonic()
         return start + SEARCH_SHARE * (self.final - start)
 
-    def keep(self, seconds: float) -> None:
-        """Keep this for the end, but leave the trials half of what is left: without a model there is nothing to end."""
-        self.reserve = (
-            seconds if self.budget is None else min(seconds, 0.5 * max(0.0, self.budget - self.used()))
-        )
+    def keep(self, seconds: float, most: float = 0.5) -> None:
+        """Keep this for the end, but leave the trials half of what is left: without a model there is nothing to end.
 
-    def keep_for(self, images: int, macs_m: float, sets: int) -> None:
+        Args:
+            seconds: to keep.
+            most: of what is left, as a share.
+        """
+        if self.budget is not None:
+            seconds = min(seconds, most * max(0.0, self.budget - self.used()))
+        self.reserve = seconds
+
+    def keep_for(self, images: int, macs_m: float, sets: int, most: float = 0.5) -> None:
         """Keep what :func:`finishing_seconds` says."""
-        self.keep(finishing_seconds(self.budget, images, macs_m, sets=sets, workers=self.workers))
+        self.keep(finishing_seconds(self.budget, images, macs_m, sets=sets, workers=self.workers), most)
+
+    def most_macs(self, images: int, sets: int) -> float:
+        """What :func:`most_macs` says."""
+        return most_macs(self.budget, images, sets=sets, workers=self.workers)
 
     def used(self) -> float:
         """Seconds since the submit began."""
@@ -104,7 +119,7 @@ class Clock:
 def finishing_seconds(
     budget: float | None, images: int, macs_m: float, *, sets: int = 1, workers: int = 1
 ) -> float:
-    """Seconds to keep for export, measuring, test images and report; at most 40 % of a budget, 0 without one.
+    """Seconds to keep for export, measuring, test images and report; a bounded share of a budget, 0 without one.
 
     Args:
         budget: seconds, None where trials are counted.
@@ -115,8 +130,16 @@ def finishing_seconds(
     """
     if budget is None:
         return 0.0
-    scoring = images * (macs_m / 22_000 + 0.002) / max(1, workers)
-    return min(0.4 * budget, sets * (4.0 + scoring) + 3.0 + COSTS_SHARE * budget)
+    scoring = images * (macs_m / _SCORING_RATE + _PER_IMAGE) / max(1, workers)
+    return min(MOST_FINISHING * budget, sets * (_PER_SET + scoring) + _ENDING + COSTS_SHARE * budget)
+
+
+def most_macs(budget: float | None, images: int, *, sets: int = 1, workers: int = 1) -> float:
+    """Million MACs of networks that answer together for which :func:`finishing_seconds` has the time."""
+    if budget is None or not images:
+        return math.inf
+    scoring = ((MOST_FINISHING - COSTS_SHARE) * budget - _ENDING) / sets - _PER_SET
+    return max(0.0, (scoring * max(1, workers) / images - _PER_IMAGE) * _SCORING_RATE)
 
 
 @dataclass(frozen=True)

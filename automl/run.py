@@ -185,11 +185,11 @@ class Run:
         self.history.add_task(self.task_id, about)
         self.clock.workers = self.workers
         self.macs = networks.macs(self.table)
-        self._keep(_LIKELY_MEMBERS * networks.largest_macs(self.backbones, self.table))
-
-    def _keep(self, macs_m: float) -> None:
-        """Keep time for the end, in which networks of so many million MACs together score the test images."""
-        self.clock.keep_for(len(self.dataset.indices("test")), macs_m, max(1, len(self.limits)))
+        # How many test images there are to score, and how often.
+        self.scored = len(self.dataset.indices("test")), max(1, len(self.limits))
+        self.most_macs = self.clock.most_macs(*self.scored)
+        likely = _LIKELY_MEMBERS * networks.largest_macs(self.backbones, self.table)
+        self.clock.keep_for(self.scored[0], min(likely, self.most_macs), self.scored[1])
 
     # --- the search -------------------------------------------------------------------------------
 
@@ -427,9 +427,8 @@ class Run:
         from automl.choose import Chooser
         from automl.finish import cost_table
 
-        chooser = Chooser(
-            self.finished, self.dataset, self.task.objective, cost_table(self.table, cautious=True)
-        )
+        costs = cost_table(self.table, cautious=True)
+        chooser = Chooser(self.finished, self.dataset, self.task.objective, costs, self.most_macs)
         weights: dict[str, float] = {}
         by_id = {spec.trial_id: spec for spec, _ in self.finished}
         macs = 0.0
@@ -440,7 +439,8 @@ class Run:
                 weights[name] = weights.get(name, 0.0) + weight
             macs = max(macs, sum(self.macs[by_id[name].candidate.triple] for name in chosen))
         if weights:
-            self._keep(macs)  # now that it is known who will answer, mostly less
+            # Now that it is known who will answer, mostly less; and there are models already.
+            self.clock.keep_for(self.scored[0], macs, self.scored[1], most=0.8)
         done = {spec.initial for spec, outcome in self.finished if spec.purpose == "refit"}
         tuned = [
             name

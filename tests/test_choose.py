@@ -63,8 +63,8 @@ class Finished:
         )
         self.costs[candidate.triple] = costs
 
-    def chooser(self, objective: str = "accuracy") -> Chooser:
-        return Chooser(self.trials, Data(), Objective.parse(objective), self.costs)
+    def chooser(self, objective: str = "accuracy", **options: float) -> Chooser:
+        return Chooser(self.trials, Data(), Objective.parse(objective), self.costs, **options)
 
 
 @pytest.fixture
@@ -83,6 +83,17 @@ def test_good_trials_are_joined(finished: Finished) -> None:
     assert len(choices[0].weights) > 1
     assert {tuple(c.weights) for c in choices} >= {("a",), ("b",), ("c",)}
     assert choices[0].value >= max(c.value for c in choices)
+
+
+@pytest.mark.parametrize(("most", "largest"), [(250.0, 2), (100.0, 1), (10.0, 1)])
+def test_members_are_as_many_as_there_is_time_to_score_test_images_with(
+    finished: Finished, most: float, largest: int
+) -> None:
+    for name in "abc":
+        finished.add(name, 1.5, macs_m=100.0)
+    choices = finished.chooser(most_macs=most).choices([])
+    assert max(len(c.weights) for c in choices) == largest
+    assert {tuple(c.weights) for c in choices} >= {("a",), ("b",), ("c",)}
 
 
 def test_without_usable_trials_there_is_no_choice(finished: Finished) -> None:

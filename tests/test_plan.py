@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from automl.candidate import Candidate
-from automl.plan import LEAST_TUNING, SEARCH_SHARE, Clock, PhasedProposer, Refit, finishing_seconds
+from automl.plan import LEAST_TUNING, SEARCH_SHARE, Clock, PhasedProposer, Refit, finishing_seconds, most_macs
 from automl.records import INTERRUPTED
 from automl.search import Proposer
 
@@ -401,13 +401,22 @@ def test_what_is_kept_for_the_end() -> None:
     assert finishing_seconds(20.0, 10**6, 500.0, sets=9) == pytest.approx(8.0)
 
 
+def test_what_there_is_time_to_score() -> None:
+    assert most_macs(None, 1000) == math.inf
+    assert most_macs(240.0, 0) == math.inf
+    assert most_macs(20.0, 10**6) == 0.0
+    for sets in (1, 3):
+        most = most_macs(240.0, 5000, sets=sets, workers=2)
+        assert finishing_seconds(240.0, 5000, most, sets=sets, workers=2) == pytest.approx(0.4 * 240.0)
+
+
 def test_knowing_who_answers_moves_the_end_of_the_trials() -> None:
     clock = Clock(time.monotonic(), 240.0, workers=2)
     clock.keep_for(6000, 3 * 75.0, 1)
     before = clock.final
     clock.keep_for(6000, 47.0, 1)
     assert clock.reserve == finishing_seconds(240.0, 6000, 47.0, workers=2)
-    assert clock.final - before == pytest.approx(6000 * (225.0 - 47.0) / 22_000 / 2)
+    assert clock.final - before == pytest.approx(6000 * (225.0 - 47.0) / 28_000 / 2)
 
 
 def test_measuring_costs_gets_its_share_however_late_it_begins() -> None:
