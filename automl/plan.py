@@ -30,7 +30,7 @@ RUNG_SHARE = 0.3
 #: Share of a budget that may be kept for the end.
 MOST_FINISHING = 0.4
 #: Seconds for the report and whatever else is done once, and for the export and the measuring of each set of limits.
-_ENDING, _PER_SET = 3.0, 4.0
+_ENDING, _PER_SET = 2.0, 3.5
 #: Million multiply-accumulates per second of scoring test images on one core, and seconds per image besides.
 _SCORING_RATE, _PER_IMAGE = 28_000.0, 0.002
 #: Least seconds in which a fine-tuning gets anywhere.
@@ -205,7 +205,7 @@ class PhasedProposer:
                     return found
             if self.phase == 3:
                 if self._refits is None:
-                    self._refits = self.choose_refits() if self.refits else []
+                    self._refits = self._affordable(self.choose_refits() if self.refits else [])
                     if not self._refits and self._reopen(now):
                         continue
                 if self._refits:
@@ -215,6 +215,13 @@ class PhasedProposer:
                     return refit.candidate
                 return self._beside_refits(busy, now)
             return None
+
+    def _affordable(self, refits: Sequence[Refit]) -> list[Refit]:
+        """As many as get anywhere in the time that is left, the first ones."""
+        left = self.clock.final - time.monotonic()
+        if math.isinf(left):
+            return list(refits)
+        return list(refits)[: self.clock.workers * int(max(0.0, left) // LEAST_TUNING)]
 
     def _beside_refits(self, busy: Sequence[Candidate], now: float) -> Candidate | None:
         """Who has nothing to refit goes on searching, to the end of all trials."""
@@ -269,4 +276,4 @@ class PhasedProposer:
         if self.clock.budget is None:
             return None
         rounds = math.ceil((1 + len(self._refits or [])) / max(1, self.clock.workers))
-        return max(LEAST_TUNING, (self.clock.final - time.monotonic()) / rounds)
+        return max(1.0, (self.clock.final - time.monotonic()) / rounds)

@@ -323,9 +323,9 @@ def test_who_has_nothing_to_refit_goes_on_searching() -> None:
 
 
 def test_beside_refits_nothing_is_begun_that_has_no_time() -> None:
-    phases = Phases(over(used=997.0), landmarks=[])
+    phases = Phases(over(used=985.0), landmarks=[])
     assert [phases.next() for _ in REFITS] == [refit.candidate for refit in REFITS]
-    phases.clock.began -= 2.0
+    phases.clock.began -= 11.0
     assert phases.next() is None
     assert phases.proposer.done
 
@@ -387,9 +387,12 @@ def test_a_refit_has_no_limit_where_trials_are_counted() -> None:
     assert phases.proposer.refit_seconds() is None
 
 
-def test_a_refit_has_a_least_time() -> None:
-    phases = in_refits(1, FOUR, budget=601.0)
-    assert phases.proposer.refit_seconds() == LEAST_TUNING
+@pytest.mark.parametrize(("left", "workers", "begun"), [(5.0, 2, 0), (7.0, 1, 1), (7.0, 2, 2), (13.0, 1, 2)])
+def test_refits_that_would_get_nowhere_are_not_begun(left: float, workers: int, begun: int) -> None:
+    clock = soon(used=1000.0 - left, first_trial=time.monotonic() - 900.0, workers=workers)
+    phases = Phases(clock, landmarks=[], pool=[])
+    assert phases.run() == [refit.candidate for refit in REFITS[:begun]]
+    assert phases.proposer.done
 
 
 def test_what_is_kept_for_the_end() -> None:
