@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from automl.errors import AutomlError, InputError, did_you_mean
+from automl.pool_cli import app as pool_app
 from automl.rerank_cli import app as rerank_app
 
 app = typer.Typer(
@@ -23,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-pool_app = typer.Typer(help="The strategies that a search draws from.", no_args_is_help=True)
 history_app = typer.Typer(help="Every trial that was ever run.", no_args_is_help=True)
 app.add_typer(pool_app, name="pool")
 app.add_typer(history_app, name="history")
@@ -248,18 +248,6 @@ def demo(
         raise typer.Exit(3)
 
 
-@pool_app.command("list", epilog="Example: automl pool list")
-def pool_list(as_json: Json = False) -> None:
-    """Print the strategies of the catalog."""
-    from strategy_pool.strategy import load_catalog
-
-    catalog = sorted(load_catalog().values(), key=lambda s: s.order)
-    for strategy in catalog:
-        print(f"{strategy.order:3d}  {strategy.name:34s} {strategy.method:16s} {strategy.summary}")
-    if as_json:
-        print(json.dumps([s.to_dict() for s in catalog]))
-
-
 @history_app.command("summary", epilog="Example: automl history summary --json")
 def history_summary(history: Store = None, as_json: Json = False) -> None:
     """Print how many tasks and trials are known."""
@@ -379,6 +367,8 @@ def main() -> NoReturn:
 #: Errors of the lower floors that mean wrong input; looked up without importing what was not needed.
 _INPUT_ERRORS = (
     ("strategy_pool.history", "HistoryError"),
+    ("strategy_pool.versions", "VersionError"),
+    ("strategy_pool._saved", "SavedError"),
     ("strategy_pool.strategy", "StrategyError"),
     ("search_spaces.backbones", "BackboneError"),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,25 @@ def submit(
         InputError: the input is wrong; nothing was started.
         AutomlError: no model could be trained.
     """
-    require_runtime(task.device)
     run = Run(task, Path(out).expanduser().resolve(), resume, tuple(limits), quiet)
+    with prepared(run, workers, history_url, ray_address, use_pool, in_process, columns):
+        run.search(ray_address=ray_address, use_search=use_search, in_process=in_process)
+        return run.finish()
+
+
+@contextlib.contextmanager
+def prepared(
+    run: Run,
+    workers: int | None = None,
+    history_url: str | None = None,
+    ray_address: str | None = None,
+    use_pool: bool = True,
+    in_process: bool = False,
+    columns: dict[str, str] | None = None,
+) -> Iterator[None]:
+    """Everything that comes before the trials of a run and, at the end, after it; arguments as for :func:`submit`."""
+    task = run.task
+    require_runtime(task.device)
     run.workers = workers or max(1, os.cpu_count() or 1)
     if task.max_trials is not None and workers is None:
         run.workers = min(run.workers, 2)
@@ -94,8 +112,7 @@ def submit(
             except BaseException:
                 run.undo()
                 raise
-        run.search(ray_address=ray_address, use_search=use_search, in_process=in_process)
-        return run.finish()
+        yield
     finally:
         soon.cancel()
         if soon.is_alive():

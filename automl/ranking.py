@@ -11,13 +11,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from automl.candidate import Candidate
 from search_spaces.backbones import Backbone
 from strategy_pool.strategy import FROZEN_METHODS, Strategy
+
+if TYPE_CHECKING:
+    from strategy_pool.ranker import Ranker
 
 RESOLUTIONS = (32, 48, 64, 96, 128, 160, 192, 224)
 
@@ -39,6 +43,8 @@ _OTHER_SIDE = 4 / 3
 _SECOND_SHARE = 2.0
 #: Epochs below which a fine-tuning is visibly unfinished, and what halving them costs.
 _ENOUGH_EPOCHS, _UNFINISHED = 6.0, 0.02
+#: Candidates at the head of a published ranker's order for which it says why.
+_EXPLAINED = 30
 #: What doubling the side of the input is worth to a fine-tuning that has the time.
 _FINER = 0.03
 
@@ -169,15 +175,13 @@ def pool_frame(
     return pd.DataFrame(rows)
 
 
-def order_pool(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
-    """Add what is known about this task to the pool's predicted scores and return the rows in order.
+def adjusted(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
+    """The rows with ``expected``, the predicted score and what is known about this task together, and ``why``.
 
     Args:
         frame: rows with ``predicted_score`` (of the history or the catalog).
         context: of this task.
     """
-    if frame.empty:
-        return frame.assign(expected=[], why=[])
     best = max(context.landmarks.values(), default=0.0)
     expected, why = [], []
     for row in frame.itertuples():
@@ -209,10 +213,50 @@ def order_pool(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
             value -= 0.01
         expected.append(value)
         why.append("; ".join(reasons))
-    frame = frame.assign(expected=expected, why=why).sort_values(
-        ["expected", "order", "candidate"], ascending=[False, True, True], ignore_index=True
+    return frame.assign(expected=np.array(expected, dtype=float), why=np.array(why, dtype=object))
+
+
+def order_pool(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
+    """The rows of :func:`adjusted`, best expected first; the head is kept diverse."""
+    if frame.empty:
+        return frame.assign(expected=[], why=[])
+    by = ["expected", "order", "candidate"]
+    return _diverse(
+        adjusted(frame, context).sort_values(by, ascending=[False, True, True], ignore_index=True)
     )
-    return _diverse(frame)
+
+
+def order_by_ranker(
+    frame: pd.DataFrame, rows: pd.DataFrame, ranker: Ranker, context: PoolContext, seed: int
+) -> pd.DataFrame:
+    """The pool in the order of a published ranker, with what is known about this task added.
+
+    Args:
+        frame: of :func:`pool_frame`.
+        rows: the same candidates as a ranker reads them, see :func:`strategy_pool.features.pool_rows`.
+        ranker: with a :attr:`~strategy_pool.ranker.Ranker.spread`.
+        context: of this task.
+        seed: of the order of ties.
+    """
+    outlook, seconds = ranker.outlook(rows), ranker.seconds(rows)
+    frame = frame.assign(
+        predicted_score=outlook["expected"].to_numpy(),
+        low=outlook["low"].to_numpy(),
+        high=outlook["high"].to_numpy(),
+        predicted_seconds=math.nan if seconds is None else seconds,
+        reason=[f"the ranker expects {value:.2f}" for value in outlook["expected"]],
+    )
+    frame = adjusted(frame, context)
+    order = ranker.order(
+        rows,
+        np.random.default_rng(seed),
+        shift=(frame["expected"] - frame["predicted_score"]).to_numpy(),
+        most_seconds=math.inf if context.seconds is None else context.seconds,
+    )
+    head = order[:_EXPLAINED]
+    reasons = dict(zip(head.tolist(), ranker.reasons(rows.iloc[head]), strict=True))
+    frame["why"] = [f"{why}; {reasons[at]}" if at in reasons else why for at, why in enumerate(frame["why"])]
+    return frame.iloc[order].reset_index(drop=True)
 
 
 def catalog_order(frame: pd.DataFrame) -> pd.DataFrame:

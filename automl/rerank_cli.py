@@ -1,4 +1,4 @@
-"""``automl rerank``: how good the ranker is on tasks that it has not seen."""
+"""``automl rerank``: the nightly job, and how good the ranker is on tasks that it has not seen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,46 @@ from automl.errors import InputError, did_you_mean
 #: Times of a replay that are shown; all of them are in the JSON.
 _SHOWN = 5
 
-app = typer.Typer(help="The ranker of the strategy pool.", no_args_is_help=True)
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True, epilog="Example: automl rerank --json")
+def nightly(
+    context: typer.Context,
+    history: Annotated[
+        str | None, typer.Option("--history", envvar="AUTOML_HISTORY", help="database URL of the history")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="how often everything is judged", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on the last line")] = False,
+) -> None:
+    """Learn from the history and publish a new ranker if it is better than the one in use; made for every night.
+
+    A submit that runs meanwhile is not disturbed. What was published can be taken back with 'automl pool rollback'.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from automl.home import home_folder
+    from automl.published import versions
+    from strategy_pool.features import LANDMARK_METHOD
+    from strategy_pool.history import History, default_url
+    from strategy_pool.rerank import Decision, rerank
+    from strategy_pool.strategy import load_catalog
+    from strategy_pool.versions import Busy
+
+    known = versions()
+    try:
+        with known.lock(), History(history or default_url(home_folder())) as store:
+            catalog = load_catalog()
+            first = [name for name, recipe in catalog.items() if recipe.method == LANDMARK_METHOD]
+            trials, tasks = store.ranking_trials(first), store.tasks()
+            decision = rerank(trials, tasks, catalog, known, seeds=seeds, progress=_progress)
+    except Busy as busy:
+        decision = Decision(False, known.in_use, f"{busy}; nothing was done")
+    if decision.evaluation is not None:
+        print(render(decision.evaluation))
+    print(decision.reason)
+    if as_json:
+        print(json.dumps(decision.to_dict()))
 
 
 @app.command(epilog="Example: automl rerank evaluate --table trials.parquet --seeds 5 --json")

@@ -164,14 +164,15 @@ class Run:
     def build_pool(self, use_pool: bool) -> None:
         """Measure what is feasible and build the pool."""
         from automl import networks, ranking
-        from strategy_pool.strategy import load_catalog
+        from automl.published import published
 
-        self.catalog = load_catalog()
+        self.ranker, self.catalog, retired = published(use_pool, self.say)
         self.table, self.infeasible = networks.measure(
             self.backbones, self.dataset, self.task, self.sets, self.say, self.aside, self.clock.measured_by
         )
         self.table.to_parquet(self.folder / "search" / "feasibility.parquet")
-        self.pool = ranking.build_pool(self.backbones, self.catalog, self.table, self.dataset.size)
+        active = {name: recipe for name, recipe in self.catalog.items() if name not in retired}
+        self.pool = ranking.build_pool(self.backbones, active, self.table, self.dataset.size)
         if not self.pool:
             raise AutomlError("no strategy of the catalog fits any of the backbones")
         self.use_pool = use_pool
@@ -261,20 +262,23 @@ class Run:
 
     def ranked(self) -> Any:
         """The pool's frame, best expected first, with what finished trials tell about the backbones."""
-        from automl.ranking import PoolContext, catalog_order, order_pool, pool_frame
+        from automl.ranking import PoolContext, catalog_order, order_by_ranker, order_pool, pool_frame
+        from strategy_pool.features import pool_rows
         from strategy_pool.prior import rank
 
+        frame = pool_frame(self.pool, self.catalog, self.table, self.backbones)
         if not self.use_pool:
-            return catalog_order(pool_frame(self.pool, self.catalog, self.table, self.backbones))
+            return catalog_order(frame)
         scores: dict[str, float] = {}
         for candidate, score in self._landmark_scores().items():
             scores[candidate.architecture] = max(scores.get(candidate.architecture, -1.0), score)
-        frame = pool_frame(self.pool, self.catalog, self.table, self.backbones)
-        ranked = rank(frame, self.past, self.features)
-        context = PoolContext(
-            len(self.sample.indices("train")), self.clock.allotment(), self.dataset.size, scores
-        )
-        return order_pool(ranked, context)
+        images = len(self.sample.indices("train"))
+        context = PoolContext(images, self.clock.allotment(), self.dataset.size, scores)
+        if self.ranker is None or self.ranker.spread is None:
+            return order_pool(rank(frame, self.past, self.features), context)
+        tried = self.history.trials(self.task_id)
+        rows = pool_rows(frame, self.features, self.catalog, str(self.task.device), tried)
+        return order_by_ranker(frame, rows, self.ranker, context, self.task.seed)
 
     def _landmark_scores(self) -> dict[Candidate, float]:
         """Finished models on frozen features and their scores."""
@@ -298,13 +302,12 @@ class Run:
         pool = distinct(pool, self.catalog, self.all_landmarks)
         if self.rounds:
             pool = [*self.all_landmarks, *pool]
-        triples = [c.triple for c in pool]
         names = [s.name for s in self.catalog.values() if any(c.strategy == s.name for c in pool)]
         allowed = {(c.architecture, c.strategy) for c in self.pool}
         proposer = Proposer(
             pool,
             space={
-                "triples": list(dict.fromkeys(triples)),
+                "triples": list(dict.fromkeys(c.triple for c in pool)),
                 "strategies": names,
                 "ranges": {name: search_space(self.catalog[name]) for name in names},
                 "defaults": {name: self.catalog[name].to_dict() for name in names},

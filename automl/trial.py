@@ -246,6 +246,7 @@ def likelihood(labels: np.ndarray, probabilities: np.ndarray, *, balanced: bool 
 
 def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
     """A classical model on frozen features; scored out of fold, then fitted on all development images."""
+    from automl.landmarks import landmarks
     from automl.training import (
         SideBySide,
         coordinates,
@@ -320,6 +321,8 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
         joint = new_model(backbone, SideBySide(best_heads), taps=strategy["taps"])
         state.held = [Held(lambda: joint, [(np.asarray(t), np.asarray(v)) for t, v in folds])]
     prepared.clear()
+    if not nearest:
+        state.metrics["landmarks"] = landmarks(table, labels, development)
     head = fit(prepare(development), labels[development], best[1])
     model = new_model(backbone, head, taps=strategy["taps"])
     state.metrics["refitted"] = True

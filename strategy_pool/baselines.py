@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from strategy_pool._encoding import Encoder, Neighbours
+from strategy_pool.strategy import Strategy
 from strategy_pool.trial_table import TrialTable
 
 #: A strategy that was never seen takes the mean of so many of its nearest.
 NEIGHBOURS = 10
 #: Columns within whose values neighbours are looked for.
 _MODEL_COLUMNS = ("strategy.backbone", "strategy.model")
+
+
+def model_column(columns: Iterable[str]) -> str | None:
+    """The column that names a candidate's model, if there is one."""
+    known = set(columns)
+    return next((name for name in _MODEL_COLUMNS if name in known), None)
+
+
+def models_of(frame: pd.DataFrame, column: str | None) -> np.ndarray:
+    """Names of the models, object [rows]; empty where they are unknown."""
+    if column is None or column not in frame.columns:
+        return np.full(len(frame), "", dtype=object)
+    values = frame[column]
+    return values.astype(str).where(values.notna(), "").to_numpy(dtype=object)
 
 
 class Learner(Protocol):
@@ -44,6 +60,25 @@ class RandomOrder:
         return np.zeros(len(frame))
 
 
+class CatalogOrder:
+    """The order of the catalog, the first recipe best; ties between networks and sides are random.
+
+    Args:
+        catalog: recipes by name; those that it does not hold come last.
+    """
+
+    def __init__(self, catalog: Mapping[str, Strategy]) -> None:
+        self._order = {name: float(strategy.order) for name, strategy in catalog.items()}
+
+    def fit(self, table: TrialTable, seed: int) -> CatalogOrder:
+        """Learn nothing."""
+        return self
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return how early each recipe comes, float [rows]; ``strategy.recipe`` names it."""
+        return -frame["strategy.recipe"].map(self._order).to_numpy(dtype=float)
+
+
 class HistoryAverage:
     """Mean normalised score of a strategy over the past tasks.
 
@@ -59,21 +94,15 @@ class HistoryAverage:
         self.means = grouped["value"].mean()
         self.overall = float(self.means.mean()) if len(self.means) else 0.5
         columns = [name for name in table.features if name.startswith("strategy.")]
-        self._model = next((name for name in _MODEL_COLUMNS if name in columns), None)
+        self.model = model_column(columns)
         described = frame.drop_duplicates("strategy").sort_values("strategy")
-        self._encoder = Encoder().fit(described, columns)
-        self._values = self.means.to_numpy(dtype=float)
-        self._models = self._models_of(described)
-        self._near: Neighbours | None = None
-        if self._encoder.columns:
-            self._near = Neighbours(self._encoder.transform(described), self._encoder.categorical)
+        self.encoder = Encoder().fit(described, columns)
+        self.models = models_of(described, self.model)
+        self.encoded = self.encoder.transform(described)
+        self.near: Neighbours | None = None
+        if self.encoder.columns:
+            self.near = Neighbours(self.encoded, self.encoder.categorical)
         return self
-
-    def _models_of(self, frame: pd.DataFrame) -> np.ndarray:
-        if self._model is None or self._model not in frame.columns:
-            return np.full(len(frame), "", dtype=object)
-        values = frame[self._model]
-        return values.astype(str).where(values.notna(), "").to_numpy(dtype=object)
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the expected normalised scores, float [rows]."""
@@ -85,15 +114,16 @@ class HistoryAverage:
 
     def _of_neighbours(self, frame: pd.DataFrame) -> np.ndarray:
         expected = np.full(len(frame), self.overall)
-        if self._near is None:
+        if self.near is None:
             return expected
-        encoded, models = self._encoder.transform(frame), self._models_of(frame)
+        values = self.means.to_numpy(dtype=float)
+        encoded, models = self.encoder.transform(frame), models_of(frame, self.model)
         for model in np.unique(models.astype(str)):
             rows = np.flatnonzero(models == model)
-            same = np.flatnonzero(self._models == model)
-            same = same if len(same) else np.arange(len(self._values))
-            distances = self._near.distances(encoded[rows], same)
+            same = np.flatnonzero(self.models == model)
+            same = same if len(same) else np.arange(len(values))
+            distances = self.near.distances(encoded[rows], same)
             count = min(NEIGHBOURS, len(same))
             nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
-            expected[rows] = self._values[same][nearest].mean(axis=1)
+            expected[rows] = values[same][nearest].mean(axis=1)
         return expected

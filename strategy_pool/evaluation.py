@@ -184,22 +184,20 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     times = time_grid(courses or {})
     regrets: dict[str, dict[str, list[np.ndarray]]] = {}
-    names = {
-        str(task): of["strategy"].to_numpy()
-        for task, of in told.frame.groupby("task", sort=True, observed=True)
-    }
     for done, fold in enumerate(plan):
         learned = told.of(fold.past)
         judged = told.of(fold.judged)
         for method, make in makers.items():
             fitted = make().fit(learned, fold.seed)
-            for task, predicted, values in predictions(fitted, judged):
-                generator = np.random.default_rng([fold.seed, _number(task)])
-                order = order_of(predicted, generator)
-                rows.append({"method": method, "task": task, **ranking_scores(order, values)})
-                if of := (courses or {}).get(task):
-                    run = [of[name] for name in names[task][order] if name in of]
-                    of_task = regrets.setdefault(method, {}).setdefault(task, [])
+            for left in predictions(fitted, judged):
+                generator = np.random.default_rng([fold.seed, _number(left.task)])
+                order = order_of(left.predicted, generator)
+                rows.append({"method": method, "task": left.task, **ranking_scores(order, left.values)})
+                if of := (courses or {}).get(left.task):
+                    if isinstance(fitted, Ranker):
+                        order = fitted.order(left.shown, generator)
+                    run = [of[name] for name in left.shown["strategy"].to_numpy()[order] if name in of]
+                    of_task = regrets.setdefault(method, {}).setdefault(left.task, [])
                     of_task.append(regret_over_time(run, times))
         if progress is not None:
             progress(done + 1, len(plan))

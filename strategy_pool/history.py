@@ -24,6 +24,13 @@ from strategy_pool._tables import JSON_COLUMNS, encode, from_json, tasks, trials
 __all__ = ["History", "HistoryError", "default_url"]
 
 _BATCH = 400
+#: What a ranker learns from.
+_RANKING = (
+    "task_id", "candidate", "architecture", "resolution", "precision", "strategy", "overrides", "device", "score",
+    "seconds", "status", "source", "created",
+)  # fmt: skip
+#: Rows that are turned into a table at a time.
+_ROWS = 20_000
 
 
 def default_url(home: str | os.PathLike[str]) -> str:
@@ -171,14 +178,24 @@ class History:
             query = query.where(trials.c.task_id == task_id)
         return self._frame(query, columns)
 
+    def ranking_trials(self, landmarks: Iterable[str]) -> pd.DataFrame:
+        """Return what a ranker learns from, in little memory: :meth:`trials` without long columns.
+
+        Args:
+            landmarks: strategies of which ``metrics`` are kept.
+        """
+        columns = [trials.c[name] for name in _RANKING]
+        metrics = sa.case((trials.c.strategy.in_(list(landmarks)), trials.c.metrics)).label("metrics")
+        query = sa.select(*columns, metrics).order_by(trials.c.created, trials.c.uid)
+        return self._frame(query, [*columns, trials.c.metrics])
+
     def tasks(self) -> pd.DataFrame:
         """Return the tasks, oldest first; ``features`` is JSON text."""
         columns = list(tasks.columns)
         return self._frame(sa.select(*columns).order_by(tasks.c.created, tasks.c.task_id), columns)
 
     def _frame(self, query: Any, columns: Sequence[sa.Column[Any]]) -> pd.DataFrame:
-        rows = self._database.run(lambda connection: connection.execute(query).all())
-        frame = pd.DataFrame([tuple(row) for row in rows], columns=[column.name for column in columns])
+        names = [column.name for column in columns]
         kinds = {}
         for column in columns:
             if isinstance(column.type, sa.Integer):
@@ -187,7 +204,14 @@ class History:
                 kinds[column.name] = "float64"
             else:
                 kinds[column.name] = "str"
-        return frame.astype(kinds)
+
+        def work(connection: sa.Connection) -> list[pd.DataFrame]:
+            found = connection.execution_options(yield_per=_ROWS).execute(query)
+            parts = (pd.DataFrame([tuple(row) for row in part], columns=names) for part in found.partitions())
+            return [part.astype(kinds) for part in parts]
+
+        parts = self._database.run(work)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names).astype(kinds)
 
     def trial(self, uid: str) -> dict[str, Any]:
         """Return all of one trial, JSON columns decoded.

@@ -38,15 +38,21 @@ class Trees:
     def fit(self, table: TrialTable, seed: int) -> Trees:
         """Learn from the trials of past tasks."""
         frame = table.told().frame
-        self._encoder = Encoder().fit(frame, table.features)
-        encoded = self._encoder.transform(frame)
-        self._models = [self._train(frame, encoded, seed * 1000 + bag) for bag in range(self.bags)]
+        self.encoder = Encoder().fit(frame, table.features)
+        encoded = self.encoder.transform(frame)
+        self.models = [self._train(frame, encoded, seed * 1000 + bag) for bag in range(self.bags)]
         return self
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return float [rows], higher is better."""
-        encoded = self._encoder.transform(frame)
-        return np.mean([model.predict(encoded, num_threads=1) for model in self._models], axis=0)
+        encoded = self.encoder.transform(frame)
+        return np.mean([model.predict(encoded, num_threads=1) for model in self.models], axis=0)
+
+    def contributions(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """What each feature adds to the predictions (Lundberg et al. 2018, TreeSHAP): one column per feature."""
+        encoded = self.encoder.transform(frame)
+        each = [model.predict(encoded, pred_contrib=True, num_threads=1) for model in self.models]
+        return pd.DataFrame(np.mean(each, axis=0)[:, :-1], index=frame.index, columns=self.encoder.columns)
 
     def _train(self, frame: pd.DataFrame, encoded: np.ndarray, seed: int) -> lightgbm.Booster:
         parameters = {
@@ -66,7 +72,7 @@ class Trees:
             encoded,
             self._labels(frame),
             group=self._sizes(frame),
-            categorical_feature=self._encoder.categorical,
+            categorical_feature=self.encoder.categorical,
         )
         return lightgbm.train(parameters, data, self.trees)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from strategy_pool.baselines import HistoryAverage, Learner
-from strategy_pool.learners import LambdaRank, Regression
+from strategy_pool.baselines import HistoryAverage, Learner, model_column, models_of
+from strategy_pool.learners import LambdaRank, Regression, Trees
 from strategy_pool.left_out import predictions
+from strategy_pool.portfolio import Spread, greedy
 from strategy_pool.ranking_metrics import ndcg, order_of
 from strategy_pool.trial_table import TrialTable
 
@@ -36,49 +39,178 @@ MOST_TRIALS = 10_000
 
 @dataclass
 class Ranker:
-    """Orders candidates by a weighted sum of its members' predictions, each standardised within the task.
+    """Predicts by a weighted sum of its members' predictions, each standardised within the task.
 
     The shares are those with the highest mean NDCG@10 on past tasks that the members had not seen. Where no mixture beats
     the history average there by more than the noise, or where there are no features or too few past tasks, the ranker
     is the history average.
 
+    The order in which candidates are tried comes from the same predictions and from what trials took, see
+    :mod:`strategy_pool.portfolio`.
+
     Attributes:
         members: name → what makes an unfitted one.
         shares: name → weight, of those that are used; adds up to 1.
         gain: mean gain of NDCG@10 over the floor on left-out past tasks, and its standard error.
+        fitted: the members that are used.
+        spread: which values candidates had that were predicted as high; None with too few past tasks.
+        pace: predicts the logarithm of the seconds; None where it is not known how long trials took.
+        model: the column that names a candidate's model, if there is one.
     """
 
     members: Mapping[str, Callable[[], Learner]] = field(default_factory=lambda: MEMBERS)
     shares: dict[str, float] = field(default_factory=lambda: {FLOOR: 1.0})
     gain: tuple[float, float] = (0.0, 0.0)
+    fitted: dict[str, Learner] = field(default_factory=dict, init=False, repr=False)
+    spread: Spread | None = field(default=None, init=False, repr=False)
+    pace: Learner | None = field(default=None, init=False, repr=False)
+    model: str | None = field(default=None, init=False, repr=False)
 
     def fit(self, table: TrialTable, seed: int) -> Ranker:
         """Learn from the trials of past tasks."""
         told = table.told().subsampled(MOST_TRIALS, seed)
         self.shares, self.gain = {FLOOR: 1.0}, (0.0, 0.0)
-        if told.features and len(told.tasks) >= LEAST_TASKS:
-            self.shares, self.gain = choose_shares(self._left_out(told, seed), seed)
-        self._fitted = {name: self.members[name]().fit(told, seed) for name in self.shares}
+        self.spread = None
+        self.pace = None
+        self.model = model_column(told.features)
+        if len(told.tasks) >= LEAST_TASKS:
+            left_out = self._left_out(told, seed)
+            if told.features:
+                self.shares, self.gain = choose_shares(
+                    [(left.predicted, left.values) for left in left_out], seed
+                )
+            self.spread = self._spread_of(left_out)
+        if told.has_seconds:
+            self.pace = learn_pace(told, seed)
+        self.fitted = {name: self.members[name]().fit(told, seed) for name in self.shares}
         return self
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return float [rows], higher is better within a task."""
-        return mix({name: member.predict(frame) for name, member in self._fitted.items()}, self.shares)
+        return mix({name: member.predict(frame) for name, member in self.fitted.items()}, self.shares)
 
-    def _left_out(self, told: TrialTable, seed: int) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Predictions of each member and the scores, for each past task that was left out of the fit."""
+    def seconds(self, frame: pd.DataFrame) -> np.ndarray | None:
+        """Seconds that candidates are expected to take, float [rows]; None where past trials do not say."""
+        return None if self.pace is None else np.exp(self.pace.predict(frame))
+
+    def outlook(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Normalised scores to expect of candidates: ``expected`` and the middle 95 % from ``low`` to ``high``.
+
+        Raises:
+            ValueError: there were too few past tasks to say.
+        """
+        if self.spread is None:
+            raise ValueError(f"a ranker of fewer than {LEAST_TASKS} tasks predicts an order, no scores")
+        return pd.DataFrame(self.spread.outlook(self.predict(frame)), index=frame.index)
+
+    def order(
+        self,
+        frame: pd.DataFrame,
+        generator: np.random.Generator,
+        *,
+        shift: np.ndarray | None = None,
+        most_seconds: float = math.inf,
+    ) -> np.ndarray:
+        """In which order to try the candidates of one task; positions, int [rows].
+
+        Args:
+            frame: as for :meth:`predict`.
+            generator: breaks ties, and makes the draws.
+            shift: what is known of this task besides, to add to the normalised scores, float [rows].
+            most_seconds: that a trial may take.
+        """
+        predicted = self.predict(frame)
+        if self.spread is None:
+            return order_of(predicted, generator)
+        models = np.unique(models_of(frame, self.model).astype(str), return_inverse=True)[1]
+        draws = self.spread.draw(predicted, models, generator)
+        if shift is not None:
+            draws = draws + shift[:, None].astype(draws.dtype)
+            predicted = draws.mean(axis=1)
+        seconds = self.seconds(frame)
+        head = greedy(draws, None if seconds is None else np.minimum(seconds, most_seconds))
+        rest = order_of(predicted, generator)
+        return np.concatenate([head, rest[~np.isin(rest, head)]])
+
+    def reasons(self, frame: pd.DataFrame, count: int = 3) -> list[str]:
+        """Why the ranker expects what it does of each candidate, in a few words: the features that weigh most.
+
+        Args:
+            frame: as for :meth:`predict`; a few rows, as this takes longer.
+            count: features that are named.
+        """
+        total = pd.DataFrame(0.0, index=frame.index, columns=[])
+        for name, share in self.shares.items():
+            member = self.fitted[name]
+            if isinstance(member, Trees):
+                total = total.add(share * member.contributions(frame), fill_value=0.0)
+        average = self.fitted.get(FLOOR)
+        known = average.means if isinstance(average, HistoryAverage) else pd.Series(dtype=float)
+        found = []
+        for at, strategy in zip(frame.index, frame["strategy"].astype(str), strict=True):
+            weight = total.loc[at]
+            named = weight.abs().sort_values(ascending=False, kind="stable").index[:count]
+            parts = [
+                f"{_short(frame.at[at, name])} as {name.split('.', 1)[1]} {weight[name]:+.2f}"
+                for name in named
+                if name in frame.columns
+            ]
+            if strategy in known.index:
+                parts.insert(0, f"scored {known[strategy]:.2f} on past tasks")
+            found.append(", ".join(parts) or "like its nearest that were tried")
+        return found
+
+    def _left_out(self, told: TrialTable, seed: int) -> list[_Past]:
+        """What each member says of the past tasks, each left out of what it learned from."""
         tasks = told.tasks
         shuffled = np.random.default_rng(seed).permutation(tasks)
-        found: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
+        members = self.members if told.features else {FLOOR: self.members[FLOOR]}
+        found: list[_Past] = []
         for part in np.array_split(shuffled, min(INNER_FOLDS, len(tasks))):
-            left = set(part.tolist())
-            past, judged = told.of(task for task in tasks if task not in left), told.of(left)
-            by_task: dict[str, tuple[dict[str, np.ndarray], np.ndarray]] = {}
-            for name, make in self.members.items():
-                for task, predicted, values in predictions(make().fit(past, seed), judged):
-                    by_task.setdefault(task, ({}, values))[0][name] = predicted
+            names = set(part.tolist())
+            past, judged = told.of(task for task in tasks if task not in names), told.of(names)
+            by_task: dict[str, _Past] = {}
+            for name, make in members.items():
+                for left in predictions(make().fit(past, seed), judged):
+                    models = models_of(left.shown, self.model)
+                    by_task.setdefault(left.task, _Past({}, left.values, models)).predicted[name] = (
+                        left.predicted
+                    )
             found.extend(by_task[task] for task in sorted(by_task))
         return found
+
+    def _spread_of(self, left_out: Sequence[_Past]) -> Spread:
+        predicted = [
+            mix({name: past.predicted[name] for name in self.shares}, self.shares) for past in left_out
+        ]
+        together = [
+            f"{number}/{model}" if model else f"{number}/{place}/"
+            for number, past in enumerate(left_out)
+            for place, model in enumerate(past.models)
+        ]
+        groups = np.unique(together, return_inverse=True)[1]
+        return Spread.fit(np.concatenate(predicted), np.concatenate([p.values for p in left_out]), groups)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A past task that was left out: predictions of each member, normalised scores, models, each of [n] candidates."""
+
+    predicted: dict[str, np.ndarray]
+    values: np.ndarray
+    models: np.ndarray
+
+
+def learn_pace(table: TrialTable, seed: int) -> Learner:
+    """Learn the logarithm of the seconds that trials took, from those of which it is known."""
+    frame = table.frame[table.frame["seconds"] > 0]
+    timed = TrialTable(frame.assign(value=np.log(frame["seconds"])).reset_index(drop=True))
+    learner: Learner = Regression(trees=200) if timed.features else HistoryAverage()
+    return learner.fit(timed, seed)
 
 
 def mix(predicted: Mapping[str, np.ndarray], shares: Mapping[str, float]) -> np.ndarray:

@@ -21,7 +21,8 @@ from ._command import automl, refused
 
 COMMANDS = [
     "submit", "check", "rank", "predict", "replay", "demo",
-    "pool list", "history summary", "history export", "history import", "rerank evaluate",
+    "pool list", "pool show", "pool diff", "pool rollback", "history summary", "history export", "history import",
+    "rerank evaluate",
 ]  # fmt: skip
 
 
@@ -281,7 +282,7 @@ def test_check(tiny_folder: Path) -> None:
 
 def test_pool_list() -> None:
     done = automl("pool", "list", "--json")
-    names = [strategy["name"] for strategy in done.last_json]
+    names = [strategy["name"] for strategy in done.last_json["strategies"]]
     assert done.code == 0
     assert len(set(names)) == len(names) > 5
     assert all(any(name in line for line in done.out.splitlines()) for name in names)

@@ -152,6 +152,19 @@ def test_without_features_the_ranker_is_the_history_average() -> None:
     assert Ranker().fit(plain, 0).shares == {FLOOR: 1.0}
 
 
+def test_reasons_name_what_the_order_follows() -> None:
+    table = sparse()
+    ranker = Ranker().fit(table.of(["t0", "t1", "t2"]), 0)
+    ranker.shares = {"regression": 1.0}
+    ranker.fitted = {"regression": Regression(trees=50).fit(table, 0)}
+    shown = table.of(["t1"]).frame.sort_values("value", ascending=False).head(3)
+    for reason in ranker.reasons(shown):
+        assert "large as model +" in reason
+    ranker.shares, ranker.fitted = {FLOOR: 1.0}, {FLOOR: HistoryAverage().fit(table, 0)}
+    assert all("on past tasks" in reason for reason in ranker.reasons(shown))
+    assert ranker.reasons(shown.assign(strategy="new")) == ["like its nearest that were tried"] * 3
+
+
 def test_a_mixture_weighs_standardised_predictions_and_leaves_out_who_cannot_tell() -> None:
     predicted = {"a": np.array([1.0, 3.0]), "b": np.array([100.0, 0.0]), "c": np.array([np.nan, np.nan])}
     assert mix(predicted, {"a": 0.75, "b": 0.25}).tolist() == pytest.approx([-0.5, 0.5])
@@ -184,7 +197,7 @@ class Peeking:
 def test_outcomes_of_judged_tasks_are_not_shown() -> None:
     table = sparse()
     frame = table.frame.assign(epochs=1.0)
-    assert [task for task, *_ in predictions(Peeking(), trial_table(frame))] == table.tasks
+    assert [left.task for left in predictions(Peeking(), trial_table(frame))] == table.tasks
 
 
 def test_no_task_is_judged_by_who_has_seen_it() -> None:
