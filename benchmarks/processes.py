@@ -39,7 +39,6 @@ class Peaks:
         workers: of Ray's workers (processes called ``ray::…``) together.
         others: of all other child processes together.
         uss: unique set of the driver, which also counts file pages that only it maps.
-        workers_seen: most workers at one time.
     """
 
     total: int = 0
@@ -47,7 +46,6 @@ class Peaks:
     workers: int = 0
     others: int = 0
     uss: int = 0
-    workers_seen: int = 0
 
     def megabytes(self) -> dict[str, float]:
         """In units of 1e6 bytes, as plain JSON values."""
@@ -97,7 +95,6 @@ class TreeMemory:
         import psutil
 
         sums = {"driver": 0, "workers": 0, "others": 0}
-        workers = 0
         try:
             sums["driver"] = private_bytes(root)
             if self._unique:
@@ -109,13 +106,11 @@ class TreeMemory:
             try:
                 role = "workers" if "".join(child.cmdline()[:1]).startswith("ray::") else "others"
                 sums[role] += private_bytes(child)
-                workers += role == "workers"
             except psutil.Error:
                 continue
         for name, value in sums.items():
             setattr(self.peaks, name, max(getattr(self.peaks, name), value))
         self.peaks.total = max(self.peaks.total, sum(sums.values()))
-        self.peaks.workers_seen = max(self.peaks.workers_seen, workers)
         self.samples += 1
 
 

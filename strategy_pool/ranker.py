@@ -80,7 +80,7 @@ class Ranker:
                     [(left.predicted, left.values) for left in left_out], seed
                 )
             self.spread = self._spread_of(left_out)
-        if told.has_seconds:
+        if (told.frame["seconds"] > 0).mean() > 0.5:
             self.pace = learn_pace(told, seed)
         self.fitted = {name: self.members[name]().fit(told, seed) for name in self.shares}
         return self

@@ -93,13 +93,15 @@ def rerank(
         progress: called with folds done and folds in all.
     """
     used = versions.in_use
+    before = None if used is None else versions.about(used)
+    promoted = {} if before is None else dict(before["promoted"])
+    catalog = {**catalog, **{name: Strategy.from_dict(fields) for name, fields in promoted.items()}}
     try:
         table = history_table(trials, tasks, catalog)
         plan = folds(table, seeds=seeds)
     except TableError as error:
         return Decision(False, used, f"there is too little to learn from: {error}")
     data = data_hash(table)
-    before = None if used is None else versions.about(used)
     if before is not None and before["data"] == data:
         return Decision(False, used, f"nothing new since version {used}")
     if before is None:
@@ -116,7 +118,6 @@ def rerank(
     if not better:
         return Decision(False, used, f"{name} stays in use: {reason}", told)
     ranker = Ranker().fit(table, 0)
-    promoted, retired = promotions(trials, catalog), retirements(table, catalog)
     number = versions.publish(
         ranker,
         {
@@ -129,8 +130,8 @@ def rerank(
             "metrics": told["methods"]["ranker"],
             "instead_of": used,
             "paired": told["paired"]["ranker - in_use"],
-            "promoted": promoted,
-            "retired": retired,
+            "promoted": {**promoted, **promotions(trials, catalog)},
+            "retired": retirements(table, catalog),
         },
     )
     return Decision(True, number, f"version {number} is better than {name}: {reason}", told)

@@ -126,6 +126,14 @@ def test_without_times_or_with_few_tasks_the_order_is_that_of_the_predictions() 
     assert Ranker().fit(untimed, 0).seconds(shown) is None
 
 
+def test_times_that_are_all_zero_tell_nothing() -> None:
+    table = timed()
+    ranker = Ranker().fit(trial_table(table.frame.assign(seconds=0.0)), 0)
+    shown = table.of(["t0"]).frame
+    assert ranker.seconds(shown) is None
+    assert sorted(ranker.order(shown, np.random.default_rng(0)).tolist()) == list(range(30))
+
+
 def test_gaps_in_the_times_are_left_out() -> None:
     frame = timed().frame
     gaps = trial_table(frame.assign(seconds=frame["seconds"].where(frame.index % 5 > 0)))

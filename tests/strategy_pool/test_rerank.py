@@ -142,6 +142,22 @@ def test_a_recipe_from_outside_that_won_is_promoted() -> None:
     assert recipe["lr"] == 0.002 and recipe["name"] == name and recipe["method"] == CATALOG[RECIPES[2]].method
 
 
+def test_what_was_promoted_stays_and_is_known_by_its_fields(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    trials, tasks = history(5)
+    won = trials.index[(trials["task_id"] == "t1") & (trials["strategy"] == RECIPES[2])][0]
+    trials.loc[won, ["score", "overrides"]] = [99.0, json.dumps({"lr": 0.002})]
+    assert rerank(trials, tasks, CATALOG, versions).published
+    (name,) = versions.about(1)["promoted"]
+    more, told = history(6, day=2, start=5)
+    more.loc[more["strategy"] == RECIPES[0], "score"] = 50.0
+    more.loc[more["strategy"] == RECIPES[0], "strategy"] = name
+    both = pd.concat([trials, more], ignore_index=True), pd.concat([tasks, told], ignore_index=True)
+    decision = rerank(*both, CATALOG, versions)
+    about = versions.about(decision.version or 0)
+    assert decision.published and name in about["promoted"]
+
+
 def test_recipes_that_never_come_near_the_best_are_retired() -> None:
     few = history_table(*history(9), CATALOG)
     assert retirements(few, CATALOG) == []
