@@ -83,6 +83,9 @@ def submit(
     no_pool: Annotated[
         bool, typer.Option("--no-pool", help="catalog order, no history and no search around it")
     ] = False,
+    explore: Annotated[
+        float, typer.Option(min=0, max=1, help="share of the trials that Optuna proposes beside the pool")
+    ] = 0.4,
     no_supernet: Annotated[bool, typer.Option("--no-supernet", help="no subnets of a supernet")] = False,
     column: Columns = [],  # noqa: B006
     as_json: Json = False,
@@ -130,6 +133,7 @@ def submit(
         ray_address=ray_address,
         use_pool=not no_pool,
         use_search=not no_pool,
+        explore=explore,
         workers=workers,
         columns=columns,
     )

@@ -12,10 +12,13 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from automl.aside import Aside
+from automl.errors import InputError
 from automl.machine import require_runtime, trial_resources
 from automl.run import Run
 from automl.task import Constraint, Task
 
+#: Share of the trials after the pool's first ones that Optuna proposes.
+EXPLORE_SHARE = 0.4
 #: Seconds that the start of Ray waits at most for the list of images.
 _WAIT_FOR_LIST = 0.5
 
@@ -30,6 +33,7 @@ def submit(
     ray_address: str | None = None,
     use_pool: bool = True,
     use_search: bool = True,
+    explore: float = EXPLORE_SHARE,
     workers: int | None = None,
     in_process: bool = False,
     columns: dict[str, str] | None = None,
@@ -46,6 +50,7 @@ def submit(
         ray_address: of an existing Ray cluster.
         use_pool: order the pool by the history; False takes the catalog's own order.
         use_search: let Optuna propose beside the pool.
+        explore: share of the trials after the pool's first ones that Optuna proposes, 0 to 1.
         workers: trials at a time, by default one per core.
         in_process: run trials one after another in this process, without Ray.
         columns: names of a manifest's columns.
@@ -58,9 +63,11 @@ def submit(
         InputError: the input is wrong; nothing was started.
         AutomlError: no model could be trained.
     """
+    if not 0.0 <= explore <= 1.0:
+        raise InputError(f"explore is {explore}; it is a share, from 0 to 1")
     run = Run(task, Path(out).expanduser().resolve(), resume, tuple(limits), quiet)
     with prepared(run, workers, history_url, ray_address, use_pool, in_process, columns):
-        run.search(ray_address=ray_address, use_search=use_search, in_process=in_process)
+        run.search(ray_address=ray_address, use_search=use_search, explore=explore, in_process=in_process)
         return run.finish()
 
 

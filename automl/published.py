@@ -43,6 +43,8 @@ def published(
         if number is None:
             return None, catalog, []
         about, ranker = known.about(number), known.ranker()
+        if ranker is not None and ranker.spread is None:  # of so few tasks that it knows no scores
+            ranker = None
         promoted = {name: Strategy.from_dict(fields) for name, fields in about["promoted"].items()}
     except (VersionError, SavedError, StrategyError) as error:
         say(f"  {error}; the history average is used instead")

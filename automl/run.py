@@ -176,7 +176,7 @@ class Run:
         if not self.pool:
             raise AutomlError("no strategy of the catalog fits any of the backbones")
         self.use_pool = use_pool
-        self.past = self.history.trials() if use_pool else None
+        self.past = self.history.ranking_trials(()) if use_pool and self.ranker is None else None
         from automl.profile import profile
 
         objective = self.task.objective.expression
@@ -194,7 +194,7 @@ class Run:
 
     # --- the search -------------------------------------------------------------------------------
 
-    def search(self, *, ray_address: str | None, use_search: bool, in_process: bool) -> None:
+    def search(self, *, ray_address: str | None, use_search: bool, explore: float, in_process: bool) -> None:
         """Run the trials of all phases."""
         from automl.ranking import landmark_candidates, search_images
         from automl.search import SearchDisplay, run_search
@@ -235,7 +235,7 @@ class Run:
         if self.resume:
             self.store.clean_orphans()
         self.all_landmarks = landmarks
-        self.use_search = use_search
+        self.use_search, self.explore = use_search, explore
         waiting = [c for c in landmarks if c.id not in done]
         self.phases = PhasedProposer(waiting, self._make_proposer, self._choose_refits, self.clock)
         start = time.monotonic()
@@ -274,7 +274,7 @@ class Run:
             scores[candidate.architecture] = max(scores.get(candidate.architecture, -1.0), score)
         images = len(self.sample.indices("train"))
         context = PoolContext(images, self.clock.allotment(), self.dataset.size, scores)
-        if self.ranker is None or self.ranker.spread is None:
+        if self.ranker is None:
             return order_pool(rank(frame, self.past, self.features), context)
         tried = self.history.trials(self.task_id)
         rows = pool_rows(frame, self.features, self.catalog, str(self.task.device), tried)
@@ -314,7 +314,7 @@ class Run:
                 "allowed": lambda c: (c.architecture, c.strategy) in allowed,
             },
             seed=self.task.seed,
-            explore_share=0.4 if self.use_search else 0.0,
+            explore_share=self.explore if self.use_search else 0.0,
             pool_first=len(self.all_landmarks) + 6,
             deterministic_batch=self.rounds,
             max_trials=self.task.max_trials,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +37,8 @@ _STEPS = 4
 _STANDARD_ERRORS = 1.0
 #: Tasks with more trials are learned from a sample of them.
 MOST_TRIALS = 10_000
+#: What is learned by trees is learned from about so many rows, and from at least so many of each task.
+MOST_ROWS, LEAST_ROWS = 20_000, 50
 
 
 @dataclass
@@ -69,20 +73,23 @@ class Ranker:
     def fit(self, table: TrialTable, seed: int) -> Ranker:
         """Learn from the trials of past tasks."""
         told = table.told().subsampled(MOST_TRIALS, seed)
+        sample = told.subsampled(max(LEAST_ROWS, MOST_ROWS // max(1, len(told.tasks))), seed)
         self.shares, self.gain = {FLOOR: 1.0}, (0.0, 0.0)
         self.spread = None
         self.pace = None
         self.model = model_column(told.features)
         if len(told.tasks) >= LEAST_TASKS:
-            left_out = self._left_out(told, seed)
+            left_out = self._left_out(told, sample, seed)
             if told.features:
                 self.shares, self.gain = choose_shares(
                     [(left.predicted, left.values) for left in left_out], seed
                 )
             self.spread = self._spread_of(left_out)
         if (told.frame["seconds"] > 0).mean() > 0.5:
-            self.pace = learn_pace(told, seed)
-        self.fitted = {name: self.members[name]().fit(told, seed) for name in self.shares}
+            self.pace = learn_pace(sample, seed)
+        self.fitted = {
+            name: self.members[name]().fit(told if name == FLOOR else sample, seed) for name in self.shares
+        }
         return self
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
@@ -160,24 +167,27 @@ class Ranker:
             found.append(", ".join(parts) or "like its nearest that were tried")
         return found
 
-    def _left_out(self, told: TrialTable, seed: int) -> list[_Past]:
+    def _left_out(self, told: TrialTable, sample: TrialTable, seed: int) -> list[_Past]:
         """What each member says of the past tasks, each left out of what it learned from."""
         tasks = told.tasks
         shuffled = np.random.default_rng(seed).permutation(tasks)
         members = self.members if told.features else {FLOOR: self.members[FLOOR]}
-        found: list[_Past] = []
-        for part in np.array_split(shuffled, min(INNER_FOLDS, len(tasks))):
-            names = set(part.tolist())
-            past, judged = told.of(task for task in tasks if task not in names), told.of(names)
+
+        def of_part(part: np.ndarray) -> list[_Past]:
+            judged = set(part.tolist())
+            learned = [task for task in tasks if task not in judged]
             by_task: dict[str, _Past] = {}
             for name, make in members.items():
-                for left in predictions(make().fit(past, seed), judged):
+                fitted = make().fit((told if name == FLOOR else sample).of(learned), seed)
+                for left in predictions(fitted, sample.of(judged)):
                     models = models_of(left.shown, self.model)
-                    by_task.setdefault(left.task, _Past({}, left.values, models)).predicted[name] = (
-                        left.predicted
-                    )
-            found.extend(by_task[task] for task in sorted(by_task))
-        return found
+                    past = by_task.setdefault(left.task, _Past({}, left.values, models))
+                    past.predicted[name] = left.predicted
+            return [by_task[task] for task in sorted(by_task)]
+
+        parts = np.array_split(shuffled, min(INNER_FOLDS, len(tasks)))
+        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:  # LightGBM lets go of the interpreter's lock
+            return [past for found in threads.map(of_part, parts) for past in found]
 
     def _spread_of(self, left_out: Sequence[_Past]) -> Spread:
         predicted = [

@@ -247,7 +247,7 @@ def test_what_is_typed_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.Mo
     automl(
         "submit", tmp_path, "-c", "size_mb<=4", "--constraint", "recall[a]>=90%", "--objective", "precision[a]",
         "--budget", "1m", "--max-trials", 3, "--seed", 7, "--weights-dir", tmp_path, "--backbone", "b",
-        "--out", "o", "--workers", 2, "--no-pool", "--column", "label=kind", "--history", "sqlite:///h.db",
+        "--out", "o", "--workers", 2, "--no-pool", "--explore", 0.25, "--column", "label=kind", "--history", "sqlite:///h.db",
     )  # fmt: skip
     assert fake.given["task"].to_dict() == {
         "data": str(tmp_path.resolve()),
@@ -263,7 +263,7 @@ def test_what_is_typed_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.Mo
     del fake.given["task"]
     assert fake.given == {
         "out": "o", "resume": False, "limits": [], "history_url": "sqlite:///h.db", "ray_address": None,
-        "use_pool": False, "use_search": False, "workers": 2, "columns": {"label": "kind"},
+        "use_pool": False, "use_search": False, "explore": 0.25, "workers": 2, "columns": {"label": "kind"},
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,14 @@ def build(listing: Listing, base: Path, progress: Progress | None) -> None:
         try:
             need_space(folder, _unpacked(listing), listing.name)
             temporary.mkdir(parents=True)
-            read = _reader(listing, temporary / "scratch")
-            side = _choose_side(listing, read)
-            need_space(folder, len(listing.names) * (side * side * 3 + 2 * THUMB * THUMB + 64), listing.name)
-            facts = _write(listing, read, side, temporary, progress)
+            with Decoder(len(listing.names), worker_count(), files=listing.kind != "arrays") as decoder:
+                read = _reader(listing, temporary / "scratch")
+                side = _choose_side(listing, read)
+                need_space(
+                    folder, len(listing.names) * (side * side * 3 + 2 * THUMB * THUMB + 64), listing.name
+                )
+                decoder.begin(side, temporary / "images.u8")
+                facts = _write(listing, read, side, decoder, temporary, progress)
             del read
             shutil.rmtree(temporary / "scratch", ignore_errors=True)
             facts["seconds"] = round(time.monotonic() - began, 3)
@@ -131,7 +135,9 @@ def _choose_side(listing: Listing, read: Any) -> int:
     return int(min(MAX_SIDE, max(_MIN_SIDE, side)))
 
 
-def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progress | None) -> dict[str, Any]:
+def _write(
+    listing: Listing, read: Any, side: int, decoder: Decoder, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
     count = len(listing.names)
     # A table may name a file many times: it is decoded for the first of its images only.
     first = first_equal(listing.paths) if listing.kind == "manifest" else np.arange(count)
@@ -139,7 +145,8 @@ def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progr
     length = min(64, max(4, _CHUNK_BYTES // (side * side * 3)))
 
     def work(chunk: int) -> list[Decoded]:
-        return decoder.chunk([read[at] for at in once[chunk * length : (chunk + 1) * length].tolist()])
+        begin = chunk * length
+        return decoder.chunk([read[at] for at in once[begin : begin + length].tolist()], begin)
 
     rows = np.full(count, -1, np.int64)
     sizes = np.zeros((count, 2), np.int32)
@@ -148,25 +155,24 @@ def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progr
     done = 0
     if progress is not None:
         progress(0, len(once))
-    with (
-        open(folder / "images.u8", "wb") as images,
-        open(folder / "thumbs.u8", "wb") as thumbs,
-        Decoder(side, len(once), worker_count(), files=listing.kind != "arrays") as decoder,
-    ):
+    with open(folder / "thumbs.u8", "wb") as thumbs:
         for decoded in parallel(work, -(-len(once) // length)):
-            for at, one in zip(once[done : done + length].tolist(), decoded, strict=True):
-                if one.pixels is None:
+            for place, (at, one) in enumerate(
+                zip(once[done : done + length].tolist(), decoded, strict=True), done
+            ):
+                thumbs.write(one.thumb or bytes(THUMB * THUMB))
+                if one.reason:
                     reasons[at] = one.reason
                 else:
-                    row = seen.get(one.digest)
-                    if row is None:
-                        row = seen[one.digest] = len(seen)
-                        images.write(one.pixels)
-                        thumbs.write(one.thumb)
-                    rows[at], sizes[at] = row, one.size
+                    rows[at], sizes[at] = seen.setdefault(one.digest, place), one.size
             done += len(decoded)
             if progress is not None:
                 progress(done, len(once))
+    decoder.close()
+    places = np.fromiter(seen.values(), np.int64, len(seen))
+    moved = _close_gaps(places, {folder / "images.u8": side * side * 3, folder / "thumbs.u8": THUMB * THUMB})
+    digests = [digest for _place, digest in sorted(zip(moved.tolist(), seen, strict=True))]
+    rows[rows >= 0] = moved[np.searchsorted(places, rows[rows >= 0])]
     rows, sizes = rows[first], sizes[first]
     usable = np.flatnonzero(rows >= 0)
     set_aside = [{"name": name, "reason": reason} for name, reason in listing.set_aside]
@@ -179,7 +185,32 @@ def _write(listing: Listing, read: Any, side: int, folder: Path, progress: Progr
         raise InputError(
             f"none of the {count} images of {listing.source} can be read; the first is {one['name']}: {one['reason']}"
         )
-    return _finish(listing, folder, side, usable, rows[usable], sizes[usable], list(seen), set_aside)
+    return _finish(listing, folder, side, usable, rows[usable], sizes[usable], digests, set_aside)
+
+
+def _close_gaps(places: np.ndarray, files: Mapping[Path, int]) -> np.ndarray:
+    """Move the last records of files into the gaps that copies and unreadable images left, and shorten the files.
+
+    Args:
+        places: of the records that are kept, int64 ``[n]``, ascending.
+        files: and the bytes of a record of each.
+
+    Returns:
+        where they are now, int64 ``[n]``, a permutation of ``0 … n - 1``.
+    """
+    count = len(places)
+    late = places >= count
+    moved = places.copy()
+    moved[late] = np.setdiff1d(np.arange(count), places[~late], assume_unique=True)
+    for path, size in files.items():
+        with open(path, "r+b") as file:
+            for source, target in zip(places[late].tolist(), moved[late].tolist(), strict=True):
+                file.seek(source * size)
+                block = file.read(size)
+                file.seek(target * size)
+                file.write(block)
+            file.truncate(count * size)
+    return moved
 
 
 def _finish(

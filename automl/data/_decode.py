@@ -61,6 +61,9 @@ _DAMAGE = (
     RuntimeError,
 )
 
+#: Where an orientation may be told, as Pillow names it in ``info``; in a TIFF it is among the tags.
+_SAYS_WHAT_IS_UP = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+
 _large = threading.Semaphore(1)
 
 
@@ -196,6 +199,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if not hasattr(image, "tag_v2") and not any(name in image.info for name in _SAYS_WHAT_IS_UP):
+        return image
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return image

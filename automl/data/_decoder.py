@@ -1,7 +1,7 @@
 """From encoded files to stored squares, a few at a time: in this process, or in processes of their own.
 
 Small images keep Python itself busy, and then threads wait for each other; many of them are decoded by one child
-process per core. Those speak a plain protocol over pipes, see :func:`pack` and :func:`unpack`; a child that
+process per core. Whoever decodes a square writes it to its place in the file of all. The children speak a plain protocol over pipes, see :func:`pack` and :func:`unpack`; a child that
 cannot be started or dies costs time only, because its images are decoded here.
 """
 
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -27,23 +28,25 @@ from automl.machine import KEEP_PAGES
 
 #: From so many images on, starting processes pays.
 _MANY = 3000
+#: Bytes of the digest of an image.
+_DIGEST = 16
 _HEAD = struct.Struct("<cIII")
 _SIZE = struct.Struct("<I")
+_PLACE = struct.Struct("<Q")
 
 
 @dataclass
 class Decoded:
-    """One image: pixels uint8 ``[S, S, 3]`` and thumbnail uint8 ``[32, 32]``, or the reason why not."""
+    """What is known of an image: thumbnail uint8 ``[32, 32]``, digest of its square, size as it was; or why it is not."""
 
-    pixels: bytes | None
     thumb: bytes
     digest: bytes
     size: tuple[int, int]
     reason: str = ""
 
 
-def decode_one(item: Any, side: int, *, large: bool = True) -> Decoded:
-    """Decode a file (path or bytes) or pixels.
+def decode_one(item: Any, side: int, *, large: bool = True) -> tuple[Decoded, bytes]:
+    """Decode a file (path or bytes) or pixels; the square uint8 ``[S, S, 3]`` comes second, empty where there is none.
 
     Raises:
         TooLarge: without ``large``, the image is one of those that are decoded one at a time.
@@ -51,72 +54,105 @@ def decode_one(item: Any, side: int, *, large: bool = True) -> Decoded:
     try:
         image = array_image(item) if isinstance(item, np.ndarray) else decode_image(item, large=large)
     except DecodeError as error:
-        return Decoded(None, b"", b"", (0, 0), str(error))
+        return Decoded(b"", b"", (0, 0), str(error)), b""
     square = squash(image, [side])
     pixels = square.tobytes()
     thumb = square.convert("L").resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes()
-    return Decoded(pixels, thumb, hashlib.blake2b(pixels, digest_size=16).digest(), image.size)
+    return Decoded(thumb, hashlib.blake2b(pixels, digest_size=_DIGEST).digest(), image.size), pixels
+
+
+def put(file: int, blocks: Sequence[bytes], offset: int) -> None:
+    """Write blocks one after another to an open file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    written, size = os.pwritev(file, blocks, offset), sum(map(len, blocks))
+    while written < size:  # as a signal or a full disk may have it
+        written += os.pwrite(file, b"".join(blocks)[written:], offset + written)
 
 
 class Decoder:
-    """Decodes chunks of items; threads may share it.
+    """Decodes chunks of items once :meth:`begin` was called; threads may share it.
 
     Args:
-        side: of the stored squares.
         count: images that will come.
-        workers: processes at most.
+        workers: processes at most; they start at once.
         files: whether items are paths or bytes of files; pixels are never sent to a process.
     """
 
-    def __init__(self, side: int, count: int, workers: int, *, files: bool) -> None:
-        self._side = side
+    def __init__(self, count: int, workers: int, *, files: bool) -> None:
+        self._side, self._file = 0, -1
         self._children: list[subprocess.Popen[bytes]] = []
         self._free: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         if files and workers > 1 and count >= _MANY:
             for _ in range(workers):
                 with contextlib.suppress(OSError):
-                    self._children.append(_start(side))
-            for child in self._children:
-                self._free.put(child)
+                    self._children.append(_start())
 
     def __enter__(self) -> Decoder:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for child in self._children:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, and close the file."""
+        if self._file >= 0:
+            os.close(self._file)
+        children, self._children, self._file = self._children, [], -1
+        for child in children:
             child.kill()
             for pipe in (child.stdin, child.stdout):
                 with contextlib.suppress(OSError):
                     pipe.close()  # type: ignore[union-attr]
             child.wait()
 
-    def chunk(self, items: Sequence[Any]) -> list[Decoded]:
-        """Decode some items."""
-        try:
+    def begin(self, side: int, path: Path) -> None:
+        """Tell the side of the squares and the new file for them, and wait until the processes are there.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._side, self._file = side, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        for child in self._children:
+            with contextlib.suppress(OSError, EOFError):
+                exchange(child, _SIZE.pack(side) + os.fsencode(path))
+                self._free.put(child)
+
+    def chunk(self, items: Sequence[Any], place: int) -> list[Decoded]:
+        """Decode some items and write their squares one after another, from a place on; nothing where there is none.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        found: Sequence[Decoded | None] = [None] * len(items)
+        with contextlib.suppress(queue.Empty):
             child = self._free.get_nowait()
-        except queue.Empty:
-            return [decode_one(item, self._side) for item in items]
-        try:
-            found = unpack(ask(child, items), len(items), self._side)
-        except (OSError, EOFError):
-            return [decode_one(item, self._side) for item in items]
-        self._free.put(child)
+            with contextlib.suppress(OSError, EOFError):
+                found = unpack(ask(child, items, place), len(items))
+                self._free.put(child)
         return [
-            decode_one(item, self._side) if one is None else one
-            for item, one in zip(items, found, strict=True)
+            self._here(item, place + at) if one is None else one
+            for at, (item, one) in enumerate(zip(items, found, strict=True))
         ]
 
+    def _here(self, item: Any, place: int) -> Decoded:
+        one, pixels = decode_one(item, self._side)
+        put(self._file, [pixels], place * self._side**2 * 3)
+        return one
 
-def _start(side: int) -> subprocess.Popen[bytes]:
+
+def _start() -> subprocess.Popen[bytes]:
     # In a session of its own, so that Ctrl-C reaches this process alone.
     return subprocess.Popen(
-        [sys.executable, "-m", "automl.data._worker", str(side)],
+        [sys.executable, "-m", "automl.data._worker"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         env={**os.environ, **KEEP_PAGES, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
-def ask(child: subprocess.Popen[bytes], items: Sequence[Any]) -> bytes:
+def ask(child: subprocess.Popen[bytes], items: Sequence[Any], place: int) -> bytes:
     """Send items to a child and return its answer.
 
     Raises:
@@ -124,6 +160,15 @@ def ask(child: subprocess.Popen[bytes], items: Sequence[Any]) -> bytes:
     """
     words = [(b"b", item) if isinstance(item, bytes) else (b"p", os.fsencode(item)) for item in items]
     body = b"".join(kind + _SIZE.pack(len(word)) + word for kind, word in words)
+    return exchange(child, _PLACE.pack(place) + body)
+
+
+def exchange(child: subprocess.Popen[bytes], body: bytes) -> bytes:
+    """Send a block to a child and return the one that it answers with.
+
+    Raises:
+        EOFError, OSError: the child is gone.
+    """
     if child.stdin is None or child.stdout is None:
         raise EOFError
     child.stdin.write(_SIZE.pack(len(body)) + body)
@@ -147,57 +192,61 @@ def read_block(stream: IO[bytes]) -> bytes:
     return body
 
 
-def items_of(body: bytes) -> list[str | bytes]:
-    """The items that :func:`ask` sent."""
+def items_of(body: bytes) -> tuple[list[str | bytes], int]:
+    """The items and the place that :func:`ask` sent."""
     found: list[str | bytes] = []
-    at = 0
+    (place,) = _PLACE.unpack_from(body)
+    at = _PLACE.size
     while at < len(body):
         (size,) = _SIZE.unpack_from(body, at + 1)
         word = body[at + 5 : at + 5 + size]
         found.append(word if body[at : at + 1] == b"b" else os.fsdecode(word))
         at += 5 + size
-    return found
+    return found, place
 
 
-def pack(items: Sequence[str | bytes], side: int) -> bytes:
-    """Decode items and write the answer: per image ``d`` (decoded), ``r`` (a reason) or ``l`` (too large for a child)."""
-    parts = []
+def pack(items: Sequence[str | bytes], place: int, side: int, file: int) -> bytes:
+    """Decode items, write their squares, and say of each: ``d`` (decoded), ``r`` (a reason) or ``l`` (too large for a child).
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    parts, squares = [], []
     for item in items:
         try:
-            one = decode_one(item, side, large=False)
+            one, pixels = decode_one(item, side, large=False)
         except TooLarge:
             parts.append(_HEAD.pack(b"l", 0, 0, 0))
+            squares.append(bytes(side * side * 3))
             continue
-        if one.pixels is None:
-            reason = one.reason.encode("utf-8", "backslashreplace")
-            parts.append(_HEAD.pack(b"r", 0, 0, len(reason)) + reason)
-        else:
-            parts += [_HEAD.pack(b"d", *one.size, len(one.pixels)), one.pixels, one.thumb, one.digest]
+        squares.append(pixels or bytes(side * side * 3))
+        reason = one.reason.encode("utf-8", "backslashreplace")
+        parts.append(_HEAD.pack(b"r" if reason else b"d", *one.size, len(reason)))
+        parts += [reason, one.thumb, one.digest]
+    put(file, squares, place * side * side * 3)
     body = b"".join(parts)
     return _SIZE.pack(len(body)) + body
 
 
-def unpack(body: bytes, count: int, side: int) -> list[Decoded | None]:
-    """What :func:`pack` wrote, without its size; None for images that a child leaves to this process.
+def unpack(body: bytes, count: int) -> list[Decoded | None]:
+    """What :func:`pack` said, without its size; None for images that a child leaves to this process.
 
     Raises:
-        EOFError: it is not about ``count`` images of this side.
+        EOFError: it is not about ``count`` images.
     """
     found: list[Decoded | None] = []
     at = 0
     while at < len(body):
         kind, width, height, size = _HEAD.unpack_from(body, at)
         at += _HEAD.size
-        word = body[at : at + size]
-        at += size
         if kind == b"d":
-            if size != side * side * 3:
-                raise EOFError
-            thumb, digest = body[at : at + THUMB * THUMB], body[at + THUMB * THUMB : at + THUMB * THUMB + 16]
-            at += THUMB * THUMB + 16
-            found.append(Decoded(word, thumb, digest, (width, height)))
+            middle = at + THUMB * THUMB
+            found.append(Decoded(body[at:middle], body[middle : middle + _DIGEST], (width, height)))
+            at = middle + _DIGEST
         else:
-            found.append(Decoded(None, b"", b"", (0, 0), word.decode("utf-8")) if kind == b"r" else None)
+            reason = body[at : at + size].decode("utf-8")
+            found.append(Decoded(b"", b"", (0, 0), reason) if kind == b"r" else None)
+            at += size
     if len(found) != count:
         raise EOFError
     return found

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from automl.data import _decoder, load_dataset
+from automl.data._build import _close_gaps
 from automl.data._decode import _known_formats
-from automl.data._decoder import Decoder, decode_one
+from automl.data._decoder import Decoded, Decoder, decode_one
 
 from ._pictures import picture
 
@@ -34,44 +38,81 @@ def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_decoder, "_MANY", 1)
 
 
-def test_children_decode_alike(items: list[str | bytes], few_are_many: None) -> None:
-    here = [decode_one(item, 16) for item in items]
+def decoded_here(items: list[str | bytes]) -> tuple[list[Decoded], bytes]:
+    """What is known of the items, and the file of their squares."""
+    found = [decode_one(item, 16) for item in items]
+    return [one for one, _ in found], b"".join(pixels for _, pixels in found)
+
+
+def test_children_decode_alike(items: list[str | bytes], tmp_path: Path, few_are_many: None) -> None:
+    here, squares = decoded_here(items)
     assert [one.reason for one in here[6:]] == [
         "not an image that can be read", "empty file", "empty file", "file does not exist"
     ]  # fmt: skip
-    with Decoder(16, 99, 2, files=True) as decoder:
+    with Decoder(99, 2, files=True) as decoder:
+        decoder.begin(16, tmp_path / "squares")
         assert len(decoder._children) == 2
-        for _ in range(3):
-            assert decoder.chunk(items) == here
+        for place in (0, 6, 12):
+            assert decoder.chunk(items, place) == here
         children = list(decoder._children)
     assert all(child.returncode is not None for child in children)
+    length = 6 * 16 * 16 * 3  # after each place four items come that are no images
+    assert all((tmp_path / "squares").read_bytes()[at * length :][:length] == squares for at in range(3))
 
 
-def test_a_dead_child_costs_no_image(items: list[str | bytes], few_are_many: None) -> None:
-    here = [decode_one(item, 16) for item in items]
-    with Decoder(16, 99, 2, files=True) as decoder:
+def test_a_dead_child_costs_no_image(items: list[str | bytes], tmp_path: Path, few_are_many: None) -> None:
+    here, squares = decoded_here(items)
+    with Decoder(99, 2, files=True) as decoder:
+        os.kill(decoder._children[0].pid, signal.SIGKILL)
+        decoder.begin(16, tmp_path / "squares")
+        assert decoder.chunk(items, 0) == here
         for child in decoder._children:
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
-        for _ in range(3):
-            assert decoder.chunk(items) == here
+        for place in (6, 12):
+            assert decoder.chunk(items, place) == here
+    length = 6 * 16 * 16 * 3  # after each place four items come that are no images
+    assert all((tmp_path / "squares").read_bytes()[at * length :][:length] == squares for at in range(3))
+
+
+def test_squares_that_cannot_be_written_are_an_error(items: list[str | bytes], few_are_many: None) -> None:
+    with Decoder(99, 2, files=True) as decoder:
+        decoder.begin(16, Path("/dev/full"))
+        with pytest.raises(OSError, match="No space"):
+            decoder.chunk(items, 0)
 
 
 def test_large_images_are_left_to_this_process(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("L", (5100, 5100), 9).save(path)
-    body = _decoder.pack([str(path), b""], 8)[4:]
-    large, empty = _decoder.unpack(body, 2, 8)
+    with open(tmp_path / "squares", "wb") as file:
+        body = _decoder.pack([str(path), b""], 0, 8, file.fileno())[4:]
+    large, empty = _decoder.unpack(body, 2)
     assert large is None
     assert empty is not None
     assert empty.reason == "empty file"
     with pytest.raises(EOFError):
-        _decoder.unpack(body, 3, 8)
+        _decoder.unpack(body, 3)
 
 
-def test_few_images_and_pixels_start_no_process() -> None:
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_gaps_are_closed(kept: list[bool]) -> None:
+    places = np.flatnonzero(kept)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "records"
+        path.write_bytes(b"".join(bytes([at]) * 3 for at in range(len(kept))))
+        moved = _close_gaps(places, {path: 3})
+        assert sorted(moved.tolist()) == list(range(len(places)))
+        records = np.fromfile(path, np.uint8).reshape(-1, 3)
+    assert len(records) == len(places)
+    assert (records[moved] == places[:, None]).all()
+    assert (moved == places)[places < len(places)].all(), "nothing is moved without need"
+
+
+def test_few_images_and_pixels_start_no_process(tmp_path: Path) -> None:
     for count, files in ((10, True), (10**6, False)):
-        with Decoder(16, count, 2, files=files) as decoder:
+        with Decoder(count, 2, files=files) as decoder:
+            decoder.begin(16, tmp_path / "squares")
             assert not decoder._children
     assert "PNG" in _known_formats()
 
