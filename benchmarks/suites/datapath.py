@@ -203,7 +203,12 @@ def _cell(spec: Mapping[str, Any], failed: list[str]) -> dict[str, Any] | None:
                 grown[kind].append(steps.get(f"{kind} {count}", partial(by_size, kind, count)))
         submits = None
         if settings["submit"] is not None:
-            submits = steps.get("two submits", lambda: _submits(steps, spec, table))
+            submits = steps.get("two submits", lambda: _submits(steps, spec, table, ("first", "second")))
+            if settings["repeat"]:
+                count = settings["repeat"][-1]
+                longest = whole.spread(count).table(scratch / "longest.csv")
+                name = f"{count} by reference"
+                submits |= steps.get(f"submit of {name}", lambda: _submits(steps, spec, longest, (name,)))
     except RuntimeError as error:
         failed.append(f"{spec['dataset']}: {error} (see {steps.work / 'probe.log'})")
         return None
@@ -238,8 +243,8 @@ def _pair(
     return {"bare": alone, "engine": engine}
 
 
-def _submits(steps: _Steps, spec: Mapping[str, Any], table: Path) -> dict[str, Any]:
-    """Two submits of the same data with one home folder: seconds to their first trials, and memory."""
+def _submits(steps: _Steps, spec: Mapping[str, Any], table: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Submits of the same data with one home folder, new for the first: seconds to the first trial, and memory."""
     from benchmarks.processes import measured, torch_alone, trial_times
 
     settings = spec["settings"]
@@ -247,8 +252,8 @@ def _submits(steps: _Steps, spec: Mapping[str, Any], table: Path) -> dict[str, A
     shutil.rmtree(home, ignore_errors=True)
     alone = torch_alone(home, steps.work / "torch.txt")
     found: dict[str, Any] = {"budget": settings["submit"], "torch_alone": alone}
-    for name in ("first", "second"):
-        run_folder = steps.work / f"run-{name}"
+    for number, name in enumerate(names):
+        run_folder = steps.work / f"run-{number}"
         shutil.rmtree(run_folder, ignore_errors=True)
         command = ["automl", "submit", str(table), "--budget", f"{settings['submit']:g}s"]
         command += ["--seed", str(settings["seed"]), "--out", str(run_folder)]
@@ -434,13 +439,18 @@ def _section(cell: Mapping[str, Any]) -> list[str]:
         lines.append("")
     submits = cell["submits"]
     if submits:
-        lines += [f"Two submits with one home folder, budget {submits['budget']:g} s each:", ""]
-        for name in ("first", "second"):
-            one = submits[name]
+        lines += [
+            f"Submits, budget {submits['budget']:g} s each; the second one has the home folder of the first, others "
+            "an empty one:",
+            "",
+        ]
+        for name, one in submits.items():
+            if name in ("budget", "torch_alone"):
+                continue
             lines.append(
                 f"- {name}: first trial begins after {one['first_trial_begins']:.1f} s, ends after "
-                f"{one['first_trial_ends']:.1f} s; peak of driver and workers {one['peak_mb']['total']:.0f} MB, "
-                f"{one['beyond_torch_mb']:.0f} MB beyond torch."
+                f"{one['first_trial_ends']:.1f} s; all of it takes {one['total']:.0f} s; peak of driver and workers "
+                f"{one['peak_mb']['total']:.0f} MB, {one['beyond_torch_mb']:.0f} MB beyond torch."
             )
         lines.append("")
     return lines
