@@ -195,9 +195,11 @@ class Finisher:
         timed = any(c.name.startswith("latency") for c in limits)
         best: tuple[float, int, tuple[Selection, Any, Any, Any]] | None = None
         failure: AutomlError | None = None
-        for number, selection in enumerate(self._tries(choices, cost_limits)):
-            if best is not None and self.submit.clock.late():
-                break
+        safest = _safest(choices, cost_limits)
+        for number, selection in enumerate(_tries(choices, safest)):
+            late = best is not None and self.submit.clock.late()
+            if late and (selection is not safest or self.submit.clock.overdue()):
+                continue  # a model that keeps the limits is worth a little more time than there is, another try is not
             point = self.chooser.point(selection, limits)
             path = folder / "search" / f"export-{number}.onnx"
             try:
@@ -213,7 +215,9 @@ class Finisher:
                 costs = _costs(info, latency, cautious=True)
                 return max((c.violation(costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
 
-            if timed and missed(latency) <= 0:  # a quick look is enough to turn one down, not to trust it
+            if (
+                timed and not late and missed(latency) <= 0
+            ):  # a quick look is enough to turn one down, not to trust it
                 latency = measure_latency(path, task.device, remembered)
             worst = missed(latency)
             if best is None or worst < best[0]:
@@ -233,15 +237,6 @@ class Finisher:
 
     def _named(self, selection: Selection) -> str:
         return " + ".join(self.by_id[name][0].candidate.id for name in selection.weights)
-
-    @staticmethod
-    def _tries(choices: Sequence[Selection], limits: Sequence[Constraint]) -> list[Selection]:
-        """The first choices, and after two of them the one whose costs leave the most room."""
-        first = list(choices[:_TRIES])
-        safest = min(
-            choices, key=lambda s: max((c.violation(s.costs.get(c.name, 0.0)) for c in limits), default=0.0)
-        )
-        return list({id(s): s for s in (*first[:2], safest, *first[2:])}.values())
 
     def _folder(self, name: str) -> Path:
         """Where the model of a trial lies: its refit's, where there is one."""
@@ -429,6 +424,19 @@ def cost_table(
             costs["latency_ms"] = float(row["latency_upper_ms"])
         found[str(row["architecture"]), int(row["resolution"]), str(row["precision"])] = costs
     return found
+
+
+def _safest(choices: Sequence[Selection], limits: Sequence[Constraint]) -> Selection:
+    """The choice whose costs leave the most room."""
+    return min(
+        choices, key=lambda s: max((c.violation(s.costs.get(c.name, 0.0)) for c in limits), default=0.0)
+    )
+
+
+def _tries(choices: Sequence[Selection], safest: Selection) -> list[Selection]:
+    """The first choices, and after two of them the safest one."""
+    first = list(choices[:_TRIES])
+    return list({id(s): s for s in (*first[:2], safest, *first[2:])}.values())
 
 
 def _costs(info: Any, latency: Any, *, cautious: bool = False) -> dict[str, float]:

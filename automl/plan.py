@@ -25,6 +25,8 @@ LANDMARK_SHARE = 0.2
 COSTS_SHARE = 0.02
 #: When measuring what networks cost has to end, as a share of a budget, and the share that it gets in any case.
 FEASIBILITY_END, FEASIBILITY_SHARE = 0.25, 0.2
+#: Share of a budget beyond which not even a model that keeps the limits is looked for.
+OVERDUE = 1.05
 #: Share of a fine-tuning's time before which its score does not tell enough to stop it.
 RUNG_SHARE = 0.3
 #: Share of a budget that may be kept for the end.
@@ -103,6 +105,10 @@ class Clock:
     def late(self) -> bool:
         """Whether the whole budget is used up."""
         return self.budget is not None and self.used() > self.budget
+
+    def overdue(self) -> bool:
+        """Whether so much more than the budget is used up that nothing more may begin."""
+        return self.budget is not None and self.used() > OVERDUE * self.budget
 
     def allotment(self) -> float | None:
         """Seconds that one fine-tuning may take: a third of short budgets, less of long ones."""

@@ -1,0 +1,87 @@
+"""Which of several choices is exported: the first that keeps its limits when the file itself is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from automl.finish import Finisher
+from automl.task import Constraint, Task
+
+LIMIT = Constraint.parse("latency_ms<=2")
+
+
+class Tried:
+    """A finisher whose exports take as long as they are told to, and what it measured."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, *, used: float = 0.0) -> None:
+        self.measured: list[tuple[str, bool]] = []
+        self.folder, self.used = folder, used
+        (folder / "search").mkdir()
+        monkeypatch.setattr("automl.evaluation.latency.measure_latency", self.measure)
+        monkeypatch.setattr("automl._bench.steadiness", lambda *_: None)
+        clock = SimpleNamespace(late=lambda: self.used > 60, overdue=lambda: self.used > 63)
+        finisher: Any = object.__new__(Finisher)
+        finisher.submit = SimpleNamespace(clock=clock, say=lambda _text: None, notes=[])
+        finisher.chooser = SimpleNamespace(point=lambda *_: SimpleNamespace(bias=np.zeros(2)))
+        finisher._named = lambda selection: selection.name
+        finisher._write = self.write
+        self.finisher = finisher
+
+    def write(self, selection: Any, _bias: Any, path: Path) -> Any:
+        path.write_text(selection.name)
+        return SimpleNamespace(size_bytes=1e6, params=1e6, macs=1e6)
+
+    def measure(self, path: Path, *_: Any, thorough: bool = True) -> Any:
+        name = path.read_text()
+        self.measured.append((name, thorough))
+        self.used += 6.0 if thorough else 1.5
+        value = float(name.split("=")[1])
+        return SimpleNamespace(upper_ms=value, median_ms=value, p95_ms=value, memory_mb=1.0)
+
+    def export(self, tmp_path: Path, expected: dict[str, float]) -> str:
+        """The name of what became the model; choices by name, with the latency that was expected of them."""
+        choices = [SimpleNamespace(name=name, costs={"latency_ms": ms}) for name, ms in expected.items()]
+        task = Task.make(str(tmp_path))
+        chosen = self.finisher._export(choices, [LIMIT], self.folder, task)
+        assert (self.folder / "model.onnx").read_text() == chosen[0].name
+        return str(chosen[0].name)
+
+
+CHOICES = {"a=3": 1.9, "b=3": 1.8, "c=3": 1.7, "safe=1": 0.5}
+
+
+def test_the_first_that_keeps_the_limits_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    assert tried.export(tmp_path, {"a=3": 1.9, "b=1.5": 1.8, "safe=1": 0.5}) == "b=1.5"
+    assert tried.measured == [("a=3", False), ("b=1.5", False), ("b=1.5", True)]
+
+
+def test_after_two_the_safest_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    assert tried.export(tmp_path, CHOICES) == "safe=1"
+    assert [name for name, _ in tried.measured] == ["a=3", "b=3", "safe=1", "safe=1"]
+
+
+def test_the_safest_is_tried_even_a_little_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = Tried(monkeypatch, tmp_path, used=59.0)
+    assert tried.export(tmp_path, CHOICES) == "safe=1"
+    assert tried.measured == [("a=3", False), ("safe=1", False)]
+
+
+def test_much_too_late_there_is_one_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = Tried(monkeypatch, tmp_path, used=64.0)
+    assert tried.export(tmp_path, CHOICES) == "a=3"
+    assert tried.measured == [("a=3", False)]
+
+
+def test_without_one_that_keeps_them_the_closest_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    assert tried.export(tmp_path, {"a=3": 1.9, "b=2.5": 1.8, "c=4": 1.0}) == "b=2.5"
+    assert not list((tmp_path / "search").iterdir())
