@@ -117,12 +117,12 @@ class HistoryAverage:
         if self.near is None:
             return expected
         values = self.means.to_numpy(dtype=float)
-        encoded, models = self.encoder.transform(frame), models_of(frame, self.model)
+        asked, models = self.near.asked(self.encoder.transform(frame)), models_of(frame, self.model)
         for model in np.unique(models.astype(str)):
             rows = np.flatnonzero(models == model)
             same = np.flatnonzero(self.models == model)
             same = same if len(same) else np.arange(len(values))
-            distances = self.near.distances(encoded[rows], same)
+            distances = self.near.distances(asked, rows, same)
             count = min(NEIGHBOURS, len(same))
             nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
             expected[rows] = values[same][nearest].mean(axis=1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from strategy_pool._encoding import Encoder, Neighbours
 from strategy_pool.baselines import HistoryAverage, Learner, RandomOrder
@@ -109,8 +112,32 @@ def test_gower_distance_by_hand() -> None:
     encoder = Encoder().fit(seen, ["x", "c"])
     near = Neighbours(encoder.transform(seen), encoder.categorical)
     asked = encoder.transform(pd.DataFrame({"x": [2.5, None], "c": ["b", "a"]}))
-    found = near.distances(asked, np.arange(3))
+    found = near.distances(near.asked(asked), np.arange(2), np.arange(3))
     np.testing.assert_allclose(found, [[(0.25 + 1) / 2, (0.75 + 0) / 2, 0.25], [0.0, 1.0, np.inf]])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 30))
+def test_looking_differences_up_changes_no_distance(seed: int, seen: int, asked: int) -> None:
+    rng = np.random.default_rng(seed)
+    columns = [
+        rng.integers(0, 4, seen + asked),
+        rng.integers(0, 9, seen + asked),
+        rng.normal(size=seen + asked),
+    ]
+    encoded = np.stack(columns, axis=1).astype(np.float32)
+    encoded[rng.random(encoded.shape) < 0.2] = np.nan
+    with warnings.catch_warnings(action="error"):
+        near = Neighbours(encoded[:seen], [0])
+        told = near.asked(encoded[seen:])
+        rows, among = np.arange(asked), rng.permutation(seen)[: max(1, seen // 2)]
+        found = near.distances(told, rows, among)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("strategy_pool._encoding._FEW", 0)
+            plain = Neighbours(encoded[:seen], [0])
+            np.testing.assert_allclose(
+                found, plain.distances(plain.asked(encoded[seen:]), rows, among), atol=1e-5
+            )
 
 
 def test_an_unseen_category_and_a_missing_column_are_gaps() -> None:
