@@ -388,7 +388,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         f"Memory: {summary['memory_is']}; sampled 20 times a second. The unique set (USS) also counts file pages that "
         "only this process maps.",
         "Pillow alone: open, convert to RGB, resize, on as many threads or processes as there are cores, whichever pool "
-        "is faster (started beforehand); files were read once before. *decoding*: while images are decoded; *intake*: until the data set is ready, with the search "
+        "is faster (started beforehand); files were read once before. *decoding*: while images are decoded, by processes that have started as well; *intake*: until the data set is ready, with the search "
         "for copies and the splits. *CPU ratio*: processor seconds per image of Pillow alone / of the whole intake, "
         "which other work on the machine disturbs least.",
         f"{describe(summary['environment'])}.",
