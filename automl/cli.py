@@ -15,6 +15,7 @@ import typer
 from automl.errors import AutomlError, InputError, did_you_mean
 from automl.pool_cli import app as pool_app
 from automl.rerank_cli import app as rerank_app
+from automl.task import EXPLORE_SHARE
 
 app = typer.Typer(
     name="automl",
@@ -85,7 +86,7 @@ def submit(
     ] = False,
     explore: Annotated[
         float, typer.Option(min=0, max=1, help="share of the trials that Optuna proposes beside the pool")
-    ] = 0.4,
+    ] = EXPLORE_SHARE,
     no_supernet: Annotated[bool, typer.Option("--no-supernet", help="no subnets of a supernet")] = False,
     column: Columns = [],  # noqa: B006
     as_json: Json = False,

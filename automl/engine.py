@@ -15,10 +15,8 @@ from automl.aside import Aside
 from automl.errors import InputError
 from automl.machine import require_runtime, trial_resources
 from automl.run import Run
-from automl.task import Constraint, Task
+from automl.task import EXPLORE_SHARE, Constraint, Task
 
-#: Share of the trials after the pool's first ones that Optuna proposes.
-EXPLORE_SHARE = 0.4
 #: Seconds that the start of Ray waits at most for the list of images.
 _WAIT_FOR_LIST = 0.5
 

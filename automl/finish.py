@@ -215,9 +215,8 @@ class Finisher:
                 costs = _costs(info, latency, cautious=True)
                 return max((c.violation(costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
 
-            if (
-                timed and not late and missed(latency) <= 0
-            ):  # a quick look is enough to turn one down, not to trust it
+            # A quick look is enough to turn one down; to trust one it is only when there is no time for more.
+            if timed and not late and missed(latency) <= 0:
                 latency = measure_latency(path, task.device, remembered)
             worst = missed(latency)
             if best is None or worst < best[0]:

@@ -22,6 +22,8 @@ from automl.errors import InputError, did_you_mean
 COST_METRICS = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
 QUALITY_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 CLASS_METRICS = ("recall", "precision", "auroc", "average_precision")
+#: Share of the trials after the pool's first ones that Optuna proposes.
+EXPLORE_SHARE = 0.4
 
 _METRIC = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(\[(?P<cls>(?s:.+))\])?\s*")
 _EXPRESSION = re.compile(_METRIC.pattern + r"(?P<op><=|>=|<|>|==|=)\s*(?P<number>[^<>=\s].*?)\s*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,7 +10,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def worker_count() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
-def parallel(work: Callable[[int], Any], count: int) -> Iterator[Any]:
+def parallel(work: Callable[[int], Any], count: int) -> Generator[Any, None, None]:
     """``work(0) … work(count - 1)`` in this order, a few ahead on all cores."""
     workers = worker_count()
     if workers == 1 or count == 1:
@@ -155,8 +156,10 @@ def _write(
     done = 0
     if progress is not None:
         progress(0, len(once))
-    with open(folder / "thumbs.u8", "wb") as thumbs:
-        for decoded in parallel(work, -(-len(once) // length)):
+    # Whatever happens here, no thread may write any more when the decoder closes its file.
+    chunks = contextlib.closing(parallel(work, -(-len(once) // length)))
+    with open(folder / "thumbs.u8", "wb") as thumbs, chunks as found:
+        for decoded in found:
             for place, (at, one) in enumerate(
                 zip(once[done : done + length].tolist(), decoded, strict=True), done
             ):

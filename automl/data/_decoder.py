@@ -1,8 +1,9 @@
 """From encoded files to stored squares, a few at a time: in this process, or in processes of their own.
 
 Small images keep Python itself busy, and then threads wait for each other; many of them are decoded by one child
-process per core. Whoever decodes a square writes it to its place in the file of all. The children speak a plain protocol over pipes, see :func:`pack` and :func:`unpack`; a child that
-cannot be started or dies costs time only, because its images are decoded here.
+process per core. Whoever decodes a square writes it to its place in the file of all. The children speak a plain
+protocol over pipes, see :func:`pack` and :func:`unpack`; a child that cannot be started or dies costs time only,
+because its images are decoded here.
 """
 
 from __future__ import annotations

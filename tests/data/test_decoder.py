@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from automl.data import _decoder, load_dataset
-from automl.data._build import _close_gaps
+from automl.data import _build, _decoder, load_dataset
 from automl.data._decode import _known_formats
 from automl.data._decoder import Decoded, Decoder, decode_one
 
@@ -82,6 +82,29 @@ def test_squares_that_cannot_be_written_are_an_error(items: list[str | bytes], f
             decoder.chunk(items, 0)
 
 
+def test_no_thread_is_left_when_the_file_is_closed(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that still wrote then would write into whatever file got the number next."""
+    left: list[list[str]] = []
+    close = Decoder.close
+
+    def watched(decoder: Decoder) -> None:
+        left.append([thread.name for thread in threading.enumerate() if thread.name.startswith("decode")])
+        close(decoder)
+
+    def interrupted(done: int, _total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Decoder, "close", watched)
+    monkeypatch.setattr(_build, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(_build, "worker_count", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(tiny_folder, cache_dir=tmp_path, progress=interrupted)
+    assert left == [[]]
+
+
 def test_large_images_are_left_to_this_process(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("L", (5100, 5100), 9).save(path)
@@ -101,7 +124,7 @@ def test_gaps_are_closed(kept: list[bool]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "records"
         path.write_bytes(b"".join(bytes([at]) * 3 for at in range(len(kept))))
-        moved = _close_gaps(places, {path: 3})
+        moved = _build._close_gaps(places, {path: 3})
         assert sorted(moved.tolist()) == list(range(len(places)))
         records = np.fromfile(path, np.uint8).reshape(-1, 3)
     assert len(records) == len(places)

@@ -293,12 +293,13 @@ def test_a_forked_child_opens_its_own_connections(history: History) -> None:
     assert history.summary()["trials"] == 3
 
 
-def test_the_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
+def check_tables(url: str | Path) -> None:
+    """The migrations lead to the tables of the code."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    database = Database(tmp_path / "new.db")
+    database = Database(url)
 
     def check(connection: sa.Connection) -> None:
         assert ScriptDirectory.from_config(alembic_config(connection)).get_heads() == [HEAD]
@@ -308,6 +309,10 @@ def test_the_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
 
     database.run(check)
     database.close()
+
+
+def test_the_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
+    check_tables(tmp_path / "new.db")
 
 
 def test_down_and_up_again(tmp_path: Path) -> None:

@@ -14,19 +14,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from strategy_pool._database import HEAD, VERSION_TABLE
+from strategy_pool.history import _BATCH as BATCH
 from strategy_pool.history import History, default_url
 from strategy_pool.versions import Versions
 from tests.strategy_pool.test_rerank import history as made
 
 ROOT = Path(__file__).parents[2]
 
+#: So many batches are written, of one more the rows are in an open transaction.
 IMPORT = """
-import sys
+import sys, time
+from strategy_pool._database import Database
 from strategy_pool.history import History
-history = History(sys.argv[1])
-print("ready", flush=True)
+history, batches, run = History(sys.argv[1]), int(sys.argv[3]), Database.run
+def counted(self, work, *, write=False, doing="read"):
+    global batches
+    def paused(connection):
+        found = work(connection)
+        print("ready", flush=True)
+        time.sleep(60)
+        return found
+    batches -= write
+    return run(self, paused if write and batches < 0 else work, write=write, doing=doing)
+Database.run = counted
 history.import_(sys.argv[2])
-print("done", flush=True)
 """
 
 #: Every statement of the migration has run, none is committed.
@@ -94,14 +105,13 @@ def test_an_import_goes_on_where_it_was_killed(tmp_path: Path) -> None:
         expected = history.trials()
     other, found = tmp_path / "other", []
     other.mkdir()
-    generator = random.Random(0)
-    for _ in range(6):
-        with started(IMPORT, default_url(other), tmp_path / "all.parquet"):
-            time.sleep(generator.uniform(0.0, 0.15))
+    for batches in (0, 2, 3):
+        with started(IMPORT, default_url(other), tmp_path / "all.parquet", batches):
+            pass
         assert whole(other / "history.db")
         with History(default_url(other)) as history:
             found.append(history.summary()["trials"])
-    assert found == sorted(found), "what was imported stays"
+    assert found == [0, 2 * BATCH, 3 * BATCH], "what was imported stays, half a batch does not"
     with History(default_url(other)) as history:
         added = history.import_(tmp_path / "all.parquet")
         assert added["trials"] == count - found[-1] and added["known"] == found[-1]

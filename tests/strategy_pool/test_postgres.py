@@ -15,10 +15,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from strategy_pool._database import HEAD, VERSION_TABLE, Database, HistoryError
-from strategy_pool._tables import metadata
-from strategy_pool.history import History
-from tests.strategy_pool.test_history import _KILLED, _WRITER, trial
+from strategy_pool.history import History, HistoryError
+from tests.strategy_pool.test_history import _KILLED, _WRITER, check_tables, trial
 
 
 def programs() -> Path | None:
@@ -76,9 +74,6 @@ def url(server: str, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_tables_and_a_trial_come_back(url: str, tmp_path: Path) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
     with History(url) as history:
         history.add_task("task", {"name": "parts", "features": {"images": 40.0}})
         assert history.add_trial(trial("one", error="a \0 and a \ud800"))
@@ -94,15 +89,7 @@ def test_tables_and_a_trial_come_back(url: str, tmp_path: Path) -> None:
     with History(tmp_path / "other.db") as other:
         assert other.import_(tmp_path / "out.parquet")["trials"] == 1
         assert other.trial("one")["curve"] == row["curve"]
-    database = Database(url)
-
-    def check(connection: sa.Connection) -> None:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        assert context.get_current_revision() == HEAD
-        assert compare_metadata(context, metadata) == []
-
-    database.run(check)
-    database.close()
+    check_tables(url)
 
 
 def test_ten_processes_open_and_write_at_once(url: str) -> None:
