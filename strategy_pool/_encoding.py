@@ -9,25 +9,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-#: Differences of features with many values are computed for so many rows at a time.
-_ROWS = 256
 #: Values up to which a feature's differences are looked up.
 _FEW = 64
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Strategies whose distances are wanted.
-
-    Attributes:
-        scaled: their features in units of the range, float32 [m, columns].
-        known: 1 where there is a value, float32 [m, columns].
-        gaps: differences to all values of features with few, float32 [m, values]; None where there is none such.
-    """
-
-    scaled: np.ndarray
-    known: np.ndarray
-    gaps: np.ndarray | None
 
 
 @dataclass
@@ -99,12 +82,32 @@ class Neighbours:
         self._low = np.where(self._is_code, 0.0, low).astype(np.float32)
         self._span = np.where(self._is_code | ~(high > low), 1.0, high - low).astype(np.float32)
         self._seen = (encoded - self._low) / self._span
-        self._known = (~np.isnan(self._seen)).astype(np.float32)
-        self._values = {at: values for at in range(encoded.shape[1]) if (values := self._few(at)) is not None}
-        has = [self._seen[:, at, None] == values for at, values in self._values.items()]
-        self._has = np.concatenate(has, axis=1).astype(np.float32) if has else None
+        self._values = [self._few(column) for column in range(encoded.shape[1])]
+
+    def distances(self, encoded: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """Return float32 [m, k]; infinite where two strategies share no feature.
+
+        Args:
+            encoded: float32 [m, columns].
+            among: positions of the k strategies that come into question.
+        """
+        asked, seen = (encoded - self._low) / self._span, self._seen[among]
+        count = (~np.isnan(asked)).astype(np.float32) @ (~np.isnan(seen)).astype(np.float32).T
+        total = np.zeros_like(count)
+        gaps, has = [], []
+        for column, values in enumerate(self._values):
+            if values is None:
+                total += self._gap(column, asked[:, column], seen[:, column])
+            else:
+                gaps.append(self._gap(column, asked[:, column], values))
+                has.append(seen[:, column, None] == values)
+        if gaps:
+            total += np.concatenate(gaps, axis=1) @ np.concatenate(has, axis=1).astype(np.float32).T
+        found: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.float32(np.inf))
+        return found
 
     def _few(self, column: int) -> np.ndarray | None:
+        """The values of a feature, float32; None where there are many."""
         values = self._seen[:, column]
         found = np.unique(values[~np.isnan(values)])
         return found if len(found) <= _FEW else None
@@ -114,37 +117,6 @@ class Neighbours:
         gap = np.abs(asked[:, None] - seen[None, :])
         gap = (gap > 0).astype(np.float32) if self._is_code[column] else np.minimum(gap, 1.0)
         return np.where(np.isnan(asked)[:, None] | np.isnan(seen)[None, :], np.float32(0.0), gap)
-
-    def asked(self, encoded: np.ndarray) -> Asked:
-        """Prepare the strategies whose distances are wanted, float32 [m, columns]."""
-        scaled = (encoded - self._low) / self._span
-        gaps = [self._gap(at, scaled[:, at], values) for at, values in self._values.items()]
-        return Asked(
-            scaled,
-            (~np.isnan(scaled)).astype(np.float32),
-            np.concatenate(gaps, axis=1) if gaps else None,
-        )
-
-    def distances(self, asked: Asked, rows: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Return float32 [m, k]; infinite where two strategies share no feature.
-
-        Args:
-            asked: of :meth:`asked`.
-            rows: positions of the m strategies of it that are meant.
-            among: positions of the k seen strategies that come into question.
-        """
-        count = asked.known[rows] @ self._known[among].T
-        total = np.zeros_like(count)
-        if asked.gaps is not None and self._has is not None:
-            total += asked.gaps[rows] @ self._has[among].T
-        for column in range(len(self._is_code)):
-            if column not in self._values:
-                seen = self._seen[among, column]
-                for begin in range(0, len(rows), _ROWS):
-                    part = rows[begin : begin + _ROWS]
-                    total[begin : begin + _ROWS] += self._gap(column, asked.scaled[part, column], seen)
-        found: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.float32(np.inf))
-        return found
 
 
 def _bounds(encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

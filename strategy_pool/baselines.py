@@ -14,6 +14,8 @@ from strategy_pool.trial_table import TrialTable
 
 #: A strategy that was never seen takes the mean of so many of its nearest.
 NEIGHBOURS = 10
+#: Distances that are computed at a time.
+_PAIRS = 4_000_000
 #: Columns within whose values neighbours are looked for.
 _MODEL_COLUMNS = ("strategy.backbone", "strategy.model")
 
@@ -117,13 +119,15 @@ class HistoryAverage:
         if self.near is None:
             return expected
         values = self.means.to_numpy(dtype=float)
-        asked, models = self.near.asked(self.encoder.transform(frame)), models_of(frame, self.model)
+        encoded, models = self.encoder.transform(frame), models_of(frame, self.model)
         for model in np.unique(models.astype(str)):
             rows = np.flatnonzero(models == model)
             same = np.flatnonzero(self.models == model)
             same = same if len(same) else np.arange(len(values))
-            distances = self.near.distances(asked, rows, same)
-            count = min(NEIGHBOURS, len(same))
-            nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
-            expected[rows] = values[same][nearest].mean(axis=1)
+            count, step = min(NEIGHBOURS, len(same)), max(1, _PAIRS // len(same))
+            for begin in range(0, len(rows), step):
+                part = rows[begin : begin + step]
+                distances = self.near.distances(encoded[part], same)
+                nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
+                expected[part] = values[same][nearest].mean(axis=1)
         return expected
