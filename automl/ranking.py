@@ -45,6 +45,8 @@ _SECOND_SHARE = 2.0
 _ENOUGH_EPOCHS, _UNFINISHED = 6.0, 0.02
 #: Candidates at the head of a published ranker's order for which it says why.
 _EXPLAINED = 30
+#: Probability of failing from which it is said.
+_RISK_SAID = 0.1
 #: What doubling the side of the input is worth to a fine-tuning that has the time.
 _FINER = 0.03
 
@@ -238,13 +240,19 @@ def order_by_ranker(
         context: of this task.
         seed: of the order of ties.
     """
-    outlook, seconds = ranker.outlook(rows), ranker.seconds(rows)
+    outlook, seconds, failing = ranker.outlook(rows), ranker.seconds(rows), ranker.failing(rows)
+    risk = np.zeros(len(rows)) if failing is None else failing
     frame = frame.assign(
         predicted_score=outlook["expected"].to_numpy(),
         low=outlook["low"].to_numpy(),
         high=outlook["high"].to_numpy(),
         predicted_seconds=math.nan if seconds is None else seconds,
-        reason=[f"the ranker expects {value:.2f}" for value in outlook["expected"]],
+        predicted_failure=risk,
+        reason=[
+            f"the ranker expects {value:.2f}"
+            + (f", fails in {fails:.0%} of cases" if fails >= _RISK_SAID else "")
+            for value, fails in zip(outlook["expected"], risk, strict=True)
+        ],
     )
     frame = adjusted(frame, context)
     order = ranker.order(

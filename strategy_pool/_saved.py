@@ -13,13 +13,13 @@ import pandas as pd
 
 from strategy_pool._encoding import Encoder, Neighbours
 from strategy_pool.baselines import HistoryAverage, Learner
-from strategy_pool.learners import LambdaRank, Regression, Trees
+from strategy_pool.learners import Failure, LambdaRank, Regression, Trees
 from strategy_pool.portfolio import Spread
 from strategy_pool.ranker import Ranker
 
 #: Raised when what is written changes.
-FORMAT = 1
-_KINDS: Mapping[str, type[Trees]] = {"lambdarank": LambdaRank, "regression": Regression}
+FORMAT = 2
+_KINDS: Mapping[str, type[Trees]] = {"failure": Failure, "lambdarank": LambdaRank, "regression": Regression}
 
 
 class SavedError(ValueError):
@@ -40,6 +40,7 @@ def save(ranker: Ranker, folder: Path) -> None:
         "model": ranker.model,
         "members": {name: _learner(name, learner, folder, arrays) for name, learner in ranker.fitted.items()},
         "pace": None if ranker.pace is None else _learner("pace", ranker.pace, folder, arrays),
+        "risk": None if ranker.risk is None else _learner("risk", ranker.risk, folder, arrays),
         "spread": None,
     }
     if ranker.spread is not None:
@@ -69,6 +70,7 @@ def load(folder: Path) -> Ranker:
             name: _restored(name, kept, folder, arrays) for name, kept in told["members"].items()
         }
         ranker.pace = None if told["pace"] is None else _restored("pace", told["pace"], folder, arrays)
+        ranker.risk = None if told["risk"] is None else _restored("risk", told["risk"], folder, arrays)
         if told["spread"] is not None:
             shared = float(told["spread"]["shared"])
             ranker.spread = Spread(arrays["spread.at"], arrays["spread.quantiles"], shared)

@@ -14,6 +14,8 @@ from strategy_pool.trial_table import TrialTable
 
 #: Grades of LambdaRank's labels; the gain is linear in them, as in the metric.
 _GRADES = 100
+#: Rows from which all cores predict.
+_MANY = 1000
 
 
 @dataclass
@@ -45,8 +47,12 @@ class Trees:
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return float [rows], higher is better."""
-        encoded = self.encoder.transform(frame)
-        return np.mean([model.predict(encoded, num_threads=1) for model in self.models], axis=0)
+        return self.predict_encoded(self.encoder.transform(frame))
+
+    def predict_encoded(self, encoded: np.ndarray) -> np.ndarray:
+        """The same of rows that :attr:`encoder` has encoded, float32 [rows, columns]."""
+        threads = 1 if len(encoded) < _MANY else 0
+        return np.mean([model.predict(encoded, num_threads=threads) for model in self.models], axis=0)
 
     def contributions(self, frame: pd.DataFrame) -> pd.DataFrame:
         """What each feature adds to the predictions (Lundberg et al. 2018, TreeSHAP): one column per feature."""
@@ -88,6 +94,15 @@ class Trees:
 
 class Regression(Trees):
     """Predicts the normalised score itself."""
+
+
+class Failure(Trees):
+    """Predicts the probability that a trial fails."""
+
+    objective = "binary"
+
+    def _labels(self, frame: pd.DataFrame) -> np.ndarray:
+        return frame["failed"].to_numpy(dtype=np.float64)
 
 
 class LambdaRank(Trees):

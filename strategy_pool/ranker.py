@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from strategy_pool._encoding import Encoder
 from strategy_pool.baselines import HistoryAverage, Learner, model_column, models_of
-from strategy_pool.learners import LambdaRank, Regression, Trees
+from strategy_pool.learners import Failure, LambdaRank, Regression, Trees
 from strategy_pool.left_out import predictions
 from strategy_pool.portfolio import Spread, greedy
 from strategy_pool.ranking_metrics import ndcg, order_of
@@ -39,6 +40,12 @@ _STANDARD_ERRORS = 1.0
 MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task.
 MOST_ROWS, LEAST_ROWS = 20_000, 50
+#: Candidates whose values are drawn: the best expected ones, and the best expected ones per second.
+_DRAWN = 1000
+#: What a standard deviation of the prediction is worth between candidates that expect the same.
+_TIE = 1e-3
+#: Failed trials from which it is learned which ones fail, and the probability from which a candidate comes last.
+LEAST_FAILED, _RISKY = 20, 0.5
 
 
 @dataclass
@@ -59,6 +66,7 @@ class Ranker:
         fitted: the members that are used.
         spread: which values candidates had that were predicted as high; None with too few past tasks.
         pace: predicts the logarithm of the seconds; None where it is not known how long trials took.
+        risk: predicts the probability of failing; None where too few trials failed to learn it.
         model: the column that names a candidate's model, if there is one.
     """
 
@@ -68,6 +76,7 @@ class Ranker:
     fitted: dict[str, Learner] = field(default_factory=dict, init=False, repr=False)
     spread: Spread | None = field(default=None, init=False, repr=False)
     pace: Learner | None = field(default=None, init=False, repr=False)
+    risk: Learner | None = field(default=None, init=False, repr=False)
     model: str | None = field(default=None, init=False, repr=False)
 
     def fit(self, table: TrialTable, seed: int) -> Ranker:
@@ -76,7 +85,7 @@ class Ranker:
         sample = told.subsampled(max(LEAST_ROWS, MOST_ROWS // max(1, len(told.tasks))), seed)
         self.shares, self.gain = {FLOOR: 1.0}, (0.0, 0.0)
         self.spread = None
-        self.pace = None
+        self.pace, self.risk = None, None
         self.model = model_column(told.features)
         if len(told.tasks) >= LEAST_TASKS:
             left_out = self._left_out(told, sample, seed)
@@ -87,6 +96,9 @@ class Ranker:
             self.spread = self._spread_of(left_out)
         if (told.frame["seconds"] > 0).mean() > 0.5:
             self.pace = learn_pace(sample, seed)
+        failed = int(told.frame["failed"].sum())
+        if told.features and LEAST_FAILED <= failed < len(told.frame):
+            self.risk = Failure(trees=100).fit(sample, seed)
         self.fitted = {
             name: self.members[name]().fit(told if name == FLOOR else sample, seed) for name in self.shares
         }
@@ -94,11 +106,15 @@ class Ranker:
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return float [rows], higher is better within a task."""
-        return mix({name: member.predict(frame) for name, member in self.fitted.items()}, self.shares)
+        return mix(_said(self.fitted, frame), self.shares)
 
     def seconds(self, frame: pd.DataFrame) -> np.ndarray | None:
         """Seconds that candidates are expected to take, float [rows]; None where past trials do not say."""
         return None if self.pace is None else np.exp(self.pace.predict(frame))
+
+    def failing(self, frame: pd.DataFrame) -> np.ndarray | None:
+        """Probability that each candidate fails, float [rows]; None where too few past trials failed to say."""
+        return None if self.risk is None else self.risk.predict(frame)
 
     def outlook(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Normalised scores to expect of candidates: ``expected`` and the middle 95 % from ``low`` to ``high``.
@@ -126,17 +142,23 @@ class Ranker:
             shift: what is known of this task besides, to add to the normalised scores, float [rows].
             most_seconds: that a trial may take.
         """
-        predicted = self.predict(frame)
+        beside = {"pace": self.pace, "risk": self.risk}
+        said = _said({**self.fitted, **{name: of for name, of in beside.items() if of is not None}}, frame)
+        predicted = mix({name: said[name] for name in self.fitted}, self.shares)
         if self.spread is None:
             return order_of(predicted, generator)
-        models = np.unique(models_of(frame, self.model).astype(str), return_inverse=True)[1]
-        draws = self.spread.draw(predicted, models, generator)
-        if shift is not None:
-            draws = draws + shift[:, None].astype(draws.dtype)
-            predicted = draws.mean(axis=1)
-        seconds = self.seconds(frame)
-        head = greedy(draws, None if seconds is None else np.minimum(seconds, most_seconds))
-        rest = order_of(predicted, generator)
+        expected = self.spread.outlook(predicted)["expected"] + (0.0 if shift is None else shift)
+        seconds = np.minimum(np.exp(said["pace"]), most_seconds) if "pace" in said else np.ones(len(frame))
+        risky = said["risk"] >= _RISKY if "risk" in said else np.zeros(len(frame), dtype=bool)
+        near = _near(np.where(risky, -np.inf, expected), seconds)
+        models = np.unique(models_of(frame, self.model)[near].astype(str), return_inverse=True)[1]
+        draws = self.spread.draw(predicted[near], models, generator)
+        # A few draws miss the mean by more than it differs between good candidates, and all that are predicted above
+        # the highest level expect the same: so means are set right, and the prediction decides between equals.
+        mean = expected[near] + _TIE * predicted[near]
+        draws += (mean - draws.mean(axis=1)).astype(draws.dtype)[:, None]
+        head = near[greedy(draws, seconds[near])]
+        rest = np.lexsort((generator.random(len(frame)), -predicted, -expected, risky))
         return np.concatenate([head, rest[~np.isin(rest, head)]])
 
     def reasons(self, frame: pd.DataFrame, count: int = 3) -> list[str]:
@@ -200,6 +222,35 @@ class Ranker:
         ]
         groups = np.unique(together, return_inverse=True)[1]
         return Spread.fit(np.concatenate(predicted), np.concatenate([p.values for p in left_out]), groups)
+
+
+def _said(learners: Mapping[str, Learner], frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What each learner predicts; features are encoded once for all that encode them in the same way."""
+    known: list[tuple[Encoder, np.ndarray]] = []
+
+    def encoded(encoder: Encoder) -> np.ndarray:
+        for other, rows in known:
+            if other == encoder:
+                return rows
+        known.append((encoder, encoder.transform(frame)))
+        return known[-1][1]
+
+    return {
+        name: of.predict_encoded(encoded(of.encoder)) if isinstance(of, Trees) else of.predict(frame)
+        for name, of in learners.items()
+    }
+
+
+def _near(expected: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Positions of the candidates that may come first, ascending; those that are not to come first expect −∞."""
+    possible = np.flatnonzero(np.isfinite(expected))
+    if len(possible) <= _DRAWN:
+        return possible
+    kept = [
+        np.argpartition(-worth[possible], _DRAWN - 1)[:_DRAWN]
+        for worth in (expected, np.maximum(expected, 0.0) / np.maximum(seconds, 1e-9))
+    ]
+    return possible[np.unique(np.concatenate(kept))]
 
 
 def _short(value: Any) -> str:

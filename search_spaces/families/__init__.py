@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from search_spaces.supernet import Supernet
+
 #: Family → its architectures; the module of that name here is imported when one of them is built.
 FAMILIES: dict[str, tuple[str, ...]] = {"small_cnn": ("small_cnn_xs", "small_cnn_s", "small_cnn_m")}
+
+#: Families that are supernets: a module here with ``create(classes) -> Supernet``.
+SUPERNETS = ("hybrid", "mobile")
 
 
 def architectures() -> list[str]:
@@ -37,3 +42,15 @@ def create(name: str) -> nn.Module:
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(architectures())}")
     network: nn.Module = importlib.import_module(f"search_spaces.families.{family}").create(name)
     return network
+
+
+def supernet(family: str, classes: int | None = None) -> Supernet:
+    """Build a family's supernet, with a classifier where the number of classes is given.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    if family not in SUPERNETS:
+        raise ValueError(f"unknown supernet {family!r}; known: {', '.join(SUPERNETS)}")
+    net: Supernet = importlib.import_module(f"search_spaces.families.{family}").create(classes)
+    return net

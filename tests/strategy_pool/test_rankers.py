@@ -286,3 +286,39 @@ def test_judging_tells_good_from_random() -> None:
     assert ranker["kendall_tau"]["mean"] > 0.5
     assert abs(random["kendall_tau"]["mean"]) < 0.2
     assert random["regret@1"]["se"] > 0
+
+
+def _failing(share: float) -> TrialTable:
+    """As :func:`sparse`, but trials of the best model fail."""
+    frame = sparse().frame.drop(columns=["value", "group", "seconds", "failed"])
+    rng = np.random.default_rng(1)
+    fails = (frame["strategy.model"] == "large") & (rng.random(len(frame)) < share)
+    return trial_table(frame.assign(failed=fails, score=frame["score"].where(~fails)))
+
+
+def test_what_fails_more_often_than_not_comes_last() -> None:
+    ranker = Ranker().fit(_failing(0.97), 0)
+    asked = sparse(tasks=1, seed=5).frame.drop(columns=["score", "value", "failed"])
+    failing, large = ranker.failing(asked), (asked["strategy.model"] == "large").to_numpy()
+    assert failing is not None
+    assert failing[large].min() > 0.5 > failing[~large].max()
+    order = ranker.order(asked, np.random.default_rng(0))
+    assert sorted(order) == list(range(len(asked)))
+    assert large[order].argmax() == (~large).sum()
+
+
+def test_few_failures_teach_nothing() -> None:
+    assert Ranker().fit(_failing(0.05), 0).failing(sparse(tasks=1).frame) is None
+    assert Ranker().fit(dense(), 0).risk is None
+
+
+def test_a_large_pool_is_ordered_whole_and_its_best_come_first() -> None:
+    ranker = Ranker().fit(sparse(), 0)
+    asked = sparse(tasks=1, each=5000, seed=9).frame
+    asked["strategy"] = "new-" + asked["strategy"]
+    order = ranker.order(asked.drop(columns=["score", "value", "failed"]), np.random.default_rng(0))
+    assert sorted(order) == list(range(5000))
+    assert ranker.predict(asked)[order[0]] == ranker.predict(asked).max()
+    assert asked["value"].to_numpy()[order[:20]].mean() > 0.9
+    predicted = ranker.predict(asked)[order]
+    assert predicted[:100].mean() > predicted[100:2000].mean() > predicted[2000:].mean()

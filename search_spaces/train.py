@@ -1,0 +1,239 @@
+"""Training of a supernet: all its subnets at once, and the statistics that one subnet needs afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from search_spaces.supernet import Subnet, Supernet
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from.
+
+    Attributes:
+        images: ``[N, 3, H, W]``, normalised.
+        labels: ``[N]`` classes, or ``[N, classes]`` shares of the classes.
+        teacher: ``[N, classes]`` logits of a teacher for these very images; None without one.
+    """
+
+    images: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a supernet is trained.
+
+    Attributes:
+        mode: ``sandwich``: each step trains the largest, the smallest and ``draws`` random subnets, the others
+            taught by the largest (Yu et al. 2020, BigNAS, section 3.1); ``random``: each step trains one
+            random subnet, four times cheaper, for small data on a processor.
+        draws: random subnets of a step in sandwich mode.
+        coupled: draw the dimensions of a stage together (CompOFA).
+        learning_rate: peak of AdamW's.
+        weight_decay: of weights, not of norms and biases.
+        warmup: share of the training in which the learning rate rises.
+        clip: largest norm of the gradient.
+        teacher_weight: share of the teacher in what the largest learns.
+        dropout: before the classifier of the largest, of no other.
+        ema: decay of the average of the weights; 0 for the last weights.
+        smoothing: of the labels.
+    """
+
+    mode: Literal["sandwich", "random"] = "sandwich"
+    draws: int = 2
+    coupled: bool = True
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip: float = 1.0
+    teacher_weight: float = 0.8
+    dropout: float = 0.1
+    ema: float = 0.998
+    smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step came to.
+
+    Attributes:
+        number: from 1.
+        progress: share of the training that is done.
+        largest, smallest: losses of the two, NaN where the step did not train it.
+        learning_rate: of the step.
+    """
+
+    number: int
+    progress: float
+    largest: float
+    smallest: float
+    learning_rate: float
+
+
+def train_supernet(
+    net: Supernet,
+    batches: Iterator[Batch],
+    recipe: Recipe,
+    progress: Callable[[int], float],
+    *,
+    seed: int = 0,
+    precision: torch.dtype | None = None,
+    report: Callable[[Step, Supernet], None] | None = None,
+    report_every: int = 50,
+) -> Supernet:
+    """Train a supernet until ``progress`` reaches 1.
+
+    Args:
+        net: the supernet, with a classifier, on the device of the batches.
+        batches: gives batches for as long as it is asked.
+        recipe: how.
+        progress: from the number of steps done to the share of the training that is done, so that a training
+            lasts a number of steps or a time, as the caller likes.
+        seed: of the subnets that are drawn.
+        precision: the lower precision of the arithmetic, e.g. ``torch.bfloat16``; None for the weights' own.
+        report: called every ``report_every`` steps and after the last, with the step and the supernet as it
+            would be returned now.
+        report_every: steps between two reports.
+
+    Returns:
+        The trained supernet: the average of its weights where the recipe asks for one, else ``net``.
+        The running statistics of its norms are no subnet's: :func:`recalibrate` before evaluating one.
+
+    Raises:
+        FloatingPointError: the loss is no longer a number.
+    """
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(_groups(net, recipe.weight_decay), lr=recipe.learning_rate)
+    averaged = None
+    if recipe.ema:
+        averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+    step, done = 0, progress(0)
+    net.train()
+    while done < 1.0:
+        rate = recipe.learning_rate * _schedule(done, recipe.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = next(batches)
+        optimizer.zero_grad(set_to_none=True)
+        largest, smallest = _backward(net, batch, recipe, rng, precision)
+        nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+        optimizer.step()
+        if averaged is not None:
+            averaged.update_parameters(net)
+        step += 1
+        done = progress(step)
+        if report is not None and (step % report_every == 0 or done >= 1.0):
+            losses = [math.nan if loss is None else float(loss) for loss in (largest, smallest)]
+            if not any(math.isfinite(loss) for loss in losses):
+                raise FloatingPointError(
+                    f"the loss is {losses[0]} after {step} steps: lower the learning rate"
+                )
+            report(Step(step, min(done, 1.0), losses[0], losses[1], rate), _result(net, averaged))
+            net.train()
+    return _result(net, averaged)
+
+
+def _result(net: Supernet, averaged: AveragedModel | None) -> Supernet:
+    found: Any = net if averaged is None else averaged.module
+    return cast(Supernet, found)
+
+
+def _backward(
+    net: Supernet, batch: Batch, recipe: Recipe, rng: np.random.Generator, precision: torch.dtype | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Add the gradients of one step; return the losses of the largest and of the smallest subnet."""
+    space = net.space
+    taught = None if batch.teacher is None else batch.teacher.float().softmax(1)
+
+    def run(subnet: Subnet, dropout: float = 0.0) -> Tensor:
+        net.activate(subnet)
+        net.dropout.p = dropout
+        lower = torch.autocast(batch.images.device.type, precision or torch.bfloat16)
+        with lower if precision is not None else contextlib.nullcontext():
+            return net(batch.images).float()
+
+    def from_labels(logits: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=recipe.smoothing)
+        if taught is None:
+            return loss
+        return (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * F.cross_entropy(logits, taught)
+
+    if recipe.mode == "random":
+        loss = from_labels(run(space.sample(rng, coupled=recipe.coupled)))
+        loss.backward()
+        return loss.detach(), None
+    logits = run(space.largest(), recipe.dropout)
+    largest = from_labels(logits)
+    largest.backward()
+    target = logits.detach().softmax(1)
+    if taught is not None:
+        target = (1 - recipe.teacher_weight) * target + recipe.teacher_weight * taught
+    others = [space.smallest(), *(space.sample(rng, coupled=recipe.coupled) for _ in range(recipe.draws))]
+    losses = []
+    for subnet in others:
+        loss = F.cross_entropy(run(subnet), target)
+        loss.backward()
+        losses.append(loss.detach())
+    return largest.detach(), losses[0]
+
+
+def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _schedule(progress: float, warmup: float) -> float:
+    """Linear rise, then half a cosine (Loshchilov & Hutter 2017)."""
+    if progress < warmup:
+        return (progress + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Estimate the running statistics of a network's batch norms anew, as averages over batches.
+
+    A subnet's statistics are its own (Yu & Huang 2019, universally slimmable networks, section 3.2). Use
+    the same fixed batches of training images for every subnet.
+
+    Args:
+        model: a supernet with the subnet active, or a network that was built of one.
+        images: batches ``[N, 3, H, W]``, normalised, at the resolution of use.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    training, momenta = model.training, [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    batches = 0
+    try:
+        for batch in images:
+            model(batch)
+            batches += 1
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(training)
+    if not batches:
+        raise ValueError("no batch of images to estimate the statistics from")
