@@ -19,7 +19,7 @@ from automl.trial import likelihood, smooth_score
 
 #: Share of a latency limit that members may add up to; the joint graph costs a little more than its parts.
 _HEADROOM = 0.95
-_LARGEST = 7
+_LARGEST = 5
 #: Images, every class counted the same, at which the objective on them says as much as their likelihood.
 _TELLING = 2000
 

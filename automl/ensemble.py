@@ -19,7 +19,7 @@ ADDITIVE = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "me
 _TEMPERATURES = np.exp(np.linspace(np.log(0.3), np.log(5.0), 25))
 _ROUNDS = 12
 #: Pull of the weights towards equal ones, in nats per squared difference; and steps of their optimisation.
-_PULL, _STEPS = 2.0, 150
+_PULL, _STEPS = 0.5, 150
 #: A member with less weight than this is not worth its costs.
 _LEAST_WEIGHT = 0.03
 

@@ -241,7 +241,7 @@ def order_by_ranker(
         seed: of the order of ties.
     """
     outlook, seconds, failing = ranker.outlook(rows), ranker.seconds(rows), ranker.failing(rows)
-    risk = np.zeros(len(rows)) if failing is None else failing
+    risk = np.full(len(rows), math.nan) if failing is None else failing
     frame = frame.assign(
         predicted_score=outlook["expected"].to_numpy(),
         low=outlook["low"].to_numpy(),

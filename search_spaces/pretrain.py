@@ -28,6 +28,8 @@ from search_spaces import families
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Batch, Recipe, Step, recalibrate, train_supernet
 
+#: Buffers that are a subnet's own, and not stored.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: Mean and deviation of the channels that pretrained networks are used to (0..1).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -51,10 +53,7 @@ class Images:
         """Give normalised images ``[size, 3, resolution, resolution]`` and labels, in their order."""
         for start in range(0, min(len(self), most or len(self)), size):
             pixels = self.pixels[start : start + size].float() / 255
-            resized = F.interpolate(
-                pixels, (resolution, resolution), mode="bilinear", antialias=True, align_corners=False
-            )
-            yield normalised(resized), self.labels[start : start + size]
+            yield normalised(_resized(pixels, resolution)), self.labels[start : start + size]
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -99,6 +98,10 @@ def read_images(path: Path, device: str) -> tuple[Images, Images, int]:
     parts = []
     for part in (0, 1):
         chosen = np.flatnonzero(split == part)
+        if not len(chosen):
+            raise ValueError(
+                f"{path} has no image of split {part}; 0 (training) and 1 (validation) are needed"
+            )
         tensor = torch.from_numpy(np.ascontiguousarray(pixels[chosen].transpose(0, 3, 1, 2)))
         parts.append(Images(tensor.to(device), torch.from_numpy(labels[chosen]).to(device)))
     return parts[0], parts[1], int(labels.max()) + 1
@@ -135,7 +138,7 @@ def varied(pixels: Tensor, side: int, how: Augmentation, generator: torch.Genera
     maps = torch.stack([width * mirror, zero, x, zero, height, y], 1).view(count, 2, 3)
     grid = F.affine_grid(maps, [count, 3, side, side], align_corners=False)
     out = F.grid_sample(
-        pixels.float() / 255, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        pixels.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     brightness, contrast, saturation = (
         uniform(1 - how.colour, 1 + how.colour).view(-1, 1, 1, 1) for _ in range(3)
@@ -252,7 +255,7 @@ def save(net: Supernet, path: Path) -> None:
 
     tensors = {}
     for name, tensor in net.state_dict().items():
-        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+        if not name.endswith(_STATISTICS):
             kept = tensor.half() if tensor.ndim > 1 else tensor.float()
             tensors[name] = kept.contiguous().cpu()
     save_file(tensors, path)
@@ -271,9 +274,8 @@ def load(path: Path, family: str, classes: int) -> Supernet:
     try:
         stored = load_file(path)
         state = net.state_dict()
-        statistics = ("running_mean", "running_var", "num_batches_tracked")
         state.update({name: tensor.float() for name, tensor in stored.items()})
-        missing = [n for n in state if n not in stored and not n.endswith(statistics)]
+        missing = [n for n in state if n not in stored and not n.endswith(_STATISTICS)]
         if missing:
             raise RuntimeError(f"{missing[0]} is missing")
         net.load_state_dict(state)

@@ -6,6 +6,7 @@ A subnet is a plain dict, dimension → choice, e.g. ``{"stem.width": 24, "s1.de
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,18 +211,18 @@ class Network(nn.Module):
         return logits
 
 
-class Supernet(Network):
+class Supernet(Network, ABC):
     """A network that holds all subnets of a space. Families set ``space`` and say how a subnet is activated."""
 
     space: Space
 
+    @abstractmethod
     def activate(self, subnet: Subnet) -> None:
         """Make a subnet the one that ``forward`` runs and ``build`` copies.
 
         Raises:
             ValueError: it is not one of the space.
         """
-        raise NotImplementedError
 
     def build(self, subnet: Subnet) -> Network:
         """Return a subnet as a plain static network with weights of its own.

@@ -113,7 +113,7 @@ def train_supernet(
         The running statistics of its norms are no subnet's: :func:`recalibrate` before evaluating one.
 
     Raises:
-        FloatingPointError: the loss is no longer a number.
+        FloatingPointError: a loss is no longer a number; looked at every ``report_every`` steps.
     """
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(_groups(net, recipe.weight_decay), lr=recipe.learning_rate)
@@ -135,13 +135,14 @@ def train_supernet(
             averaged.update_parameters(net)
         step += 1
         done = progress(step)
-        if report is not None and (step % report_every == 0 or done >= 1.0):
-            losses = [math.nan if loss is None else float(loss) for loss in (largest, smallest)]
-            if not any(math.isfinite(loss) for loss in losses):
-                raise FloatingPointError(
-                    f"the loss is {losses[0]} after {step} steps: lower the learning rate"
-                )
-            report(Step(step, min(done, 1.0), losses[0], losses[1], rate), _result(net, averaged))
+        if step % report_every and done < 1.0:
+            continue
+        losses = [float(loss) for loss in (largest, smallest) if loss is not None]
+        if not all(math.isfinite(loss) for loss in losses):
+            raise FloatingPointError(f"a loss is {losses} after {step} steps: lower the learning rate")
+        if report is not None:
+            each = [math.nan if loss is None else float(loss) for loss in (largest, smallest)]
+            report(Step(step, min(done, 1.0), each[0], each[1], rate), _result(net, averaged))
             net.train()
     return _result(net, averaged)
 

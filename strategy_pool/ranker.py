@@ -96,8 +96,8 @@ class Ranker:
             self.spread = self._spread_of(left_out)
         if (told.frame["seconds"] > 0).mean() > 0.5:
             self.pace = learn_pace(sample, seed)
-        failed = int(told.frame["failed"].sum())
-        if told.features and LEAST_FAILED <= failed < len(told.frame):
+        failed = int(sample.frame["failed"].sum())
+        if sample.features and LEAST_FAILED <= failed < len(sample.frame):
             self.risk = Failure(trees=100).fit(sample, seed)
         self.fitted = {
             name: self.members[name]().fit(told if name == FLOOR else sample, seed) for name in self.shares

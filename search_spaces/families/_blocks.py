@@ -18,6 +18,9 @@ from search_spaces.elastic import (
     ElasticLinear,
 )
 
+#: Channels between the two layers of squeeze and excite, as a share.
+_SQUEEZED = 0.25
+
 
 def rounded(value: float, step: int = 8) -> int:
     """Return a number of channels that is a multiple of ``step``, at least one of it."""
@@ -71,14 +74,14 @@ class SqueezeExcite(nn.Module):
         self.activation, self.gate = nn.ReLU(inplace=True), nn.Hardsigmoid()
 
     @classmethod
-    def elastic(cls, width: int, ratio: float = 0.25) -> SqueezeExcite:
+    def elastic(cls, width: int) -> SqueezeExcite:
         """Make one of elastic layers for at most ``width`` channels."""
-        hidden = rounded(width * ratio)
+        hidden = rounded(width * _SQUEEZED)
         return cls(ElasticConv2d(width, hidden, bias=True), ElasticConv2d(hidden, width, bias=True))
 
-    def activate(self, width: int, ratio: float = 0.25) -> None:
+    def activate(self, width: int) -> None:
         """Set for how many channels it is."""
-        self.reduce.activate(width=rounded(width * ratio))
+        self.reduce.activate(width=rounded(width * _SQUEEZED))
         self.expand.activate(width=width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from search_spaces import families
 from search_spaces.counts import count_macs
+from search_spaces.families._blocks import SqueezeExcite
+from search_spaces.families._staged import ConvStage, Layout, StagedSupernet
 from search_spaces.supernet import Dimension, Space, Supernet
 from search_spaces.train import recalibrate
 
@@ -149,6 +151,17 @@ def test_recalibrated_statistics_are_the_subnets_own(net: Supernet) -> None:
     assert not built.training and not supernet.training
     with pytest.raises(ValueError, match="no batch"):
         recalibrate(built, [])
+
+
+def test_squeeze_and_excite_too_computes_the_same_in_and_out_of_the_supernet() -> None:
+    stage = ConvStage(widths=(8, 16), depths=(1, 2), stride=2, squeeze=True)
+    net = StagedSupernet(Layout((8, 16), (stage,), (16, 32)), classes=3).double().eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for seed in range(20):
+        subnet = net.space.sample(np.random.default_rng(seed))
+        built = net.build(subnet)
+        assert sum(isinstance(module, SqueezeExcite) for module in built.modules()) == subnet["s0.depth"]
+        torch.testing.assert_close(built(x), net(x), rtol=0, atol=1e-8)
 
 
 def test_a_supernet_without_a_classifier_gives_features() -> None:

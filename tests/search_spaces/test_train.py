@@ -86,7 +86,7 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
 
     net = families.supernet("mobile", 3)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        train_supernet(net, broken(), Recipe(), lambda step: step / 2, report=lambda *_: None, report_every=1)
+        train_supernet(net, broken(), Recipe(), lambda step: step / 2)
 
 
 # --- pretraining -------------------------------------------------------------------------------------------
@@ -141,6 +141,9 @@ def test_a_file_that_lacks_something_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 1], split=[0, 1])
     with pytest.raises(ValueError, match=r"uint8 \[N, H, W, 3\] is needed"):
         pretrain.read_images(tmp_path / "b.npz", "cpu")
+    np.savez(tmp_path / "c.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=[0, 1], split=[0, 0])
+    with pytest.raises(ValueError, match="no image of split 1"):
+        pretrain.read_images(tmp_path / "c.npz", "cpu")
 
 
 def test_varied_images_keep_their_range_and_shape() -> None:

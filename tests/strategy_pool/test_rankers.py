@@ -307,6 +307,13 @@ def test_what_fails_more_often_than_not_comes_last() -> None:
     assert large[order].argmax() == (~large).sum()
 
 
+def test_a_pool_of_which_all_may_fail_is_ordered_whole() -> None:
+    ranker = Ranker().fit(_failing(0.97), 0)
+    asked = sparse(tasks=2, seed=5).frame.drop(columns=["score", "value", "failed"])
+    asked = asked[asked["strategy.model"] == "large"].reset_index(drop=True)
+    assert sorted(ranker.order(asked, np.random.default_rng(0))) == list(range(len(asked)))
+
+
 def test_few_failures_teach_nothing() -> None:
     assert Ranker().fit(_failing(0.05), 0).failing(sparse(tasks=1).frame) is None
     assert Ranker().fit(dense(), 0).risk is None
