@@ -103,7 +103,9 @@ class Chooser:
             if "size_mb" in cost:
                 cost["size_mb"] += float(outcome.metrics.get("head_mb", 0.0))
             cost = {key: float(value) for key, value in cost.items() if math.isfinite(float(value))}
-            self.members[name] = Member(name, logs, temperature, cost, spec.candidate.precision != "fp32")
+            single = spec.candidate.precision != "fp32"
+            growing = not outcome.metrics.get("refitted")
+            self.members[name] = Member(name, logs, temperature, cost, single, growing)
         self.most_macs = max([most_macs, *(m.costs.get("macs_m", 0.0) for m in self.members.values())])
 
     def choices(self, limits: Sequence[Constraint]) -> list[Selection]:

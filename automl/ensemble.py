@@ -18,10 +18,12 @@ import numpy as np
 ADDITIVE = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
 _TEMPERATURES = np.exp(np.linspace(np.log(0.3), np.log(5.0), 25))
 _ROUNDS = 12
-#: Pull of the weights towards equal ones, in nats per squared difference; and steps of their optimisation.
+#: Pull of the weights towards those they are held to, in nats per squared difference; and steps of their optimisation.
 _PULL, _STEPS = 0.5, 150
 #: A member with less weight than this is not worth its costs.
 _LEAST_WEIGHT = 0.03
+#: Weight that members together are held to whose scores are of less training than they will have had.
+_GROWING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Member:
         temperature: the logits' divisor that calibrated them.
         costs: measured or estimated costs of its file, by metric name.
         single: whether it cannot be combined (int8 files stand alone).
+        growing: whether it will be trained on with all images, and be better than its scores say.
     """
 
     trial_id: str
@@ -41,6 +44,7 @@ class Member:
     temperature: float
     costs: Mapping[str, float]
     single: bool = False
+    growing: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,9 @@ def blend(
 ) -> list[Selection]:
     """Average members; the best choice first, then the smaller ones to fall back to.
 
-    Members join one by one, each time the one whose equal average with those before has the best value. The weights
-    of each stage maximise the likelihood of the labels on the simplex, less a pull towards equal weights
+    Members join one by one, each time the one whose plain average with those before has the best value: all of the
+    same weight, but that those still growing and those that are finished have half of it each. The weights
+    of each stage maximise the likelihood of the labels on the simplex, less a pull towards the plain average's
     (stacking: Wolpert 1992; Breiman, Stacked Regressions, 1996, section 3, for why weights are held in). The average
     of most members comes first whose likelihood is within one standard error of the best stage's (Breiman et al.,
     Classification and Regression Trees, 1984, section 3.4.3): the more are averaged, the less was chosen.
@@ -178,15 +183,15 @@ def blend(
             together = [*chosen, member]
             if member in chosen or not admits(_summed(m.costs for m in together)):
                 continue
-            equal = dict.fromkeys((m.trial_id for m in together), 1.0 / len(together))
-            value = value_of(np.exp(combine(equal, by_id)))
+            plain = dict(zip((m.trial_id for m in together), _plain(together).tolist(), strict=True))
+            value = value_of(np.exp(combine(plain, by_id)))
             if best is None or value > best[0]:
                 best = value, member
         if best is None:
             break
         chosen.append(best[1])
         logs = np.stack([m.log_probabilities for m in chosen])
-        weights = _stacked(logs, labels, image_weight)
+        weights = _stacked(logs, labels, image_weight, _plain(chosen))
         kept = {m.trial_id: float(w) for m, w in zip(chosen, weights, strict=True) if w >= _LEAST_WEIGHT}
         stages.append(tuple(sorted(kept)))
         found[stages[-1]] = _selection(kept, by_id, value_of)
@@ -205,15 +210,27 @@ def blend(
     return [first, *(s for s in best_first if s is not first)]
 
 
-def _stacked(logs: np.ndarray, labels: np.ndarray, image_weight: np.ndarray) -> np.ndarray:
-    """Weights on the simplex, by exponentiated gradient (Kivinen & Warmuth 1997), of members ``[M, n, C]``."""
-    weights = np.full(len(logs), 1.0 / len(logs))
+def _plain(members: Sequence[Member]) -> np.ndarray:
+    """Weights of an average that no scores have a say in, float ``[M]``."""
+    growing = np.array([member.growing for member in members])
+    count = int(growing.sum())
+    if count in (0, len(members)):
+        return np.full(len(members), 1.0 / len(members))
+    return np.where(growing, _GROWING_SHARE / count, (1.0 - _GROWING_SHARE) / (len(members) - count))
+
+
+def _stacked(logs: np.ndarray, labels: np.ndarray, image_weight: np.ndarray, plain: np.ndarray) -> np.ndarray:
+    """Weights on the simplex, by exponentiated gradient (Kivinen & Warmuth 1997), of members ``[M, n, C]``.
+
+    They begin at those of the plain average, ``[M]``, and are held towards them.
+    """
+    weights = plain
     rows = np.arange(len(labels))
     hit = logs[:, rows, labels] @ image_weight
     for _ in range(_STEPS):
         probabilities = np.exp(_normalised(np.tensordot(weights, logs, axes=1)))
         expected = np.einsum("nc,mnc,n->m", probabilities, logs, image_weight)
-        gradient = expected - hit + _PULL * (weights - 1.0 / len(logs))
+        gradient = expected - hit + _PULL * (weights - plain)
         weights = weights * np.exp(-(gradient - weights @ gradient))
         weights /= weights.sum()
     return weights

@@ -20,7 +20,7 @@ from automl.records import INTERRUPTED
 #: Share of the time between the first trial and the end of all trials that the search gets; refits get the rest.
 SEARCH_SHARE = 0.7
 #: Share of the same time that the first models on frozen features may take.
-LANDMARK_SHARE = 0.2
+LANDMARK_SHARE = 0.12
 #: Share of a budget for measuring what the tried networks cost where no limit asked for it.
 COSTS_SHARE = 0.02
 #: When measuring what networks cost has to end, as a share of a budget, and the share that it gets in any case.

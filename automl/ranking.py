@@ -27,8 +27,9 @@ RESOLUTIONS = (32, 48, 64, 96, 128, 160, 192, 224)
 
 #: Multiply-accumulates per second of a training step (forward and backward) on one core, an order of size.
 _TRAINING_RATE = 8e9
-#: How much quicker a training on cached activations is, computing them included.
-_CACHED = 1.3
+#: How much quicker an epoch is on cached activations, computing them included; with a growing side; with early stages
+#: that stay as they are.
+_CACHED, _GROWING, _LATE = 1.3, 1.25, 1.5
 #: Million multiply-accumulates per second of ONNX Runtime on one core, an order of size.
 _INFERENCE_RATE = 18_000.0
 #: Seconds per image and class of a logistic regression with all its strengths, an order of size.
@@ -41,8 +42,14 @@ _NOT_RECIPE = ("name", "version", "order", "summary", "source", "resolution")
 _OTHER_SIDE = 4 / 3
 #: Time that a second view may take, in shares of a first one's.
 _SECOND_SHARE = 2.0
-#: Epochs below which a fine-tuning is visibly unfinished, and what halving them costs.
-_ENOUGH_EPOCHS, _UNFINISHED = 6.0, 0.02
+#: Epochs below which a fine-tuning is visibly unfinished, those below which it has hardly begun, and what halving them
+#: costs; twice as much below the latter.
+_ENOUGH_EPOCHS, _FEW_EPOCHS, _UNFINISHED = 6.0, 1.5, 0.02
+#: What of a backbone's lead on frozen features is left to its fine-tunings, which move the features; the lead itself is
+#: known to a few points only where images are few.
+_LEAD_LEFT = 0.5
+#: What a network of twice the multiply-accumulates is worth to a fine-tuning, at the side that they are counted at.
+_CAPACITY, _CAPACITY_SIDE = 0.015, 128
 #: Candidates at the head of a published ranker's order for which it says why.
 _EXPLAINED = 30
 #: Probability of failing from which it is said.
@@ -168,6 +175,7 @@ def pool_frame(
                 "strategy": candidate.strategy,
                 "method": strategy.method,
                 "order": strategy.order,
+                "quicker": _quicker(strategy),
                 "pretrained": pretrained.get(candidate.architecture, False),
                 "latency_ms": math.nan if cost is None else float(cost["latency_ms"]),
                 "size_mb": math.nan if cost is None else float(cost["size_mb"]),
@@ -175,6 +183,12 @@ def pool_frame(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _quicker(strategy: Strategy) -> float:
+    """How many epochs of this recipe take the time of one over all weights at the full side."""
+    by_method = {"cached_trunk": _CACHED, "last_stages": _LATE}.get(strategy.method, 1.0)
+    return by_method * (_GROWING if strategy.progressive else 1.0)
 
 
 def adjusted(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
@@ -191,25 +205,26 @@ def adjusted(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
         landmark = context.landmarks.get(str(row.architecture))
         if context.landmarks and row.pretrained:
             gap = best - (landmark if landmark is not None else min(context.landmarks.values()))
-            value -= gap
+            value -= gap if row.method in FROZEN_METHODS else _LEAD_LEFT * gap
             if landmark is not None:
                 reasons.append(f"frozen features reach {landmark:.3f}")
         if row.method not in FROZEN_METHODS:
             macs = row.macs_m if math.isfinite(row.macs_m) else 100.0
+            if row.pretrained:
+                value += _CAPACITY * math.log2(
+                    max(macs, 1.0) / 100 * (_CAPACITY_SIDE / max(row.resolution, 16)) ** 2
+                )
             value += (
                 _FINER * math.log2(max(row.resolution, 16) / 128)
                 if row.resolution < context.size * 1.5
                 else 0.0
             )
             if context.seconds is not None:
-                speed = (
-                    _TRAINING_RATE
-                    / (max(macs, 1.0) * 1e6)
-                    * (_CACHED if row.method == "cached_trunk" else 1.0)
-                )
+                speed = _TRAINING_RATE / (max(macs, 1.0) * 1e6) * getattr(row, "quicker", 1.0)
                 epochs = speed * context.seconds / max(context.images, 1)
                 if epochs < _ENOUGH_EPOCHS:
                     value -= _UNFINISHED * math.log2(_ENOUGH_EPOCHS / max(epochs, 0.05))
+                    value -= _UNFINISHED * max(0.0, math.log2(_FEW_EPOCHS / max(epochs, 0.05)))
                     reasons.append(f"about {epochs:.1f} epochs fit")
         if row.precision == "int8":
             value -= 0.01
@@ -240,27 +255,27 @@ def order_by_ranker(
         context: of this task.
         seed: of the order of ties.
     """
-    outlook, seconds, failing = ranker.outlook(rows), ranker.seconds(rows), ranker.failing(rows)
-    risk = np.full(len(rows), math.nan) if failing is None else failing
+    shift = adjusted(frame.assign(predicted_score=0.0), context)["expected"].to_numpy()
+    most = math.inf if context.seconds is None else context.seconds
+    view = ranker.view(rows, shift=shift, most_seconds=most)
+    if view.outlook is None:
+        raise ValueError("a ranker without an outlook predicts no scores")
+    expected = view.outlook["expected"]
+    risk = np.full(len(rows), math.nan) if view.failing is None else view.failing
     frame = frame.assign(
-        predicted_score=outlook["expected"].to_numpy(),
-        low=outlook["low"].to_numpy(),
-        high=outlook["high"].to_numpy(),
-        predicted_seconds=math.nan if seconds is None else seconds,
+        predicted_score=expected,
+        low=view.outlook["low"],
+        high=view.outlook["high"],
+        predicted_seconds=math.nan if view.seconds is None else view.seconds,
         predicted_failure=risk,
         reason=[
             f"the ranker expects {value:.2f}"
             + (f", fails in {fails:.0%} of cases" if fails >= _RISK_SAID else "")
-            for value, fails in zip(outlook["expected"], risk, strict=True)
+            for value, fails in zip(expected, risk, strict=True)
         ],
     )
     frame = adjusted(frame, context)
-    order = ranker.order(
-        rows,
-        np.random.default_rng(seed),
-        shift=(frame["expected"] - frame["predicted_score"]).to_numpy(),
-        most_seconds=math.inf if context.seconds is None else context.seconds,
-    )
+    order = ranker.order(rows, np.random.default_rng(seed), shift=shift, most_seconds=most, view=view)
     head = order[:_EXPLAINED]
     reasons = dict(zip(head.tolist(), ranker.reasons(rows.iloc[head]), strict=True))
     frame["why"] = [f"{why}; {reasons[at]}" if at in reasons else why for at, why in enumerate(frame["why"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +50,14 @@ class Trees:
         """Return float [rows], higher is better."""
         return self.predict_encoded(self.encoder.transform(frame))
 
-    def predict_encoded(self, encoded: np.ndarray) -> np.ndarray:
-        """The same of rows that :attr:`encoder` has encoded, float32 [rows, columns]."""
+    def predict_encoded(self, encoded: np.ndarray, share: float = 1.0) -> np.ndarray:
+        """The same of rows that :attr:`encoder` has encoded, float32 [rows, columns], by a share of the trees."""
         threads = 1 if len(encoded) < _MANY else 0
-        return np.mean([model.predict(encoded, num_threads=threads) for model in self.models], axis=0)
+        first = math.ceil(share * self.trees)
+        return np.mean(
+            [model.predict(encoded, num_threads=threads, num_iteration=first) for model in self.models],
+            axis=0,
+        )
 
     def contributions(self, frame: pd.DataFrame) -> pd.DataFrame:
         """What each feature adds to the predictions (Lundberg et al. 2018, TreeSHAP): one column per feature."""

@@ -41,11 +41,63 @@ MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task.
 MOST_ROWS, LEAST_ROWS = 20_000, 50
 #: Candidates whose values are drawn: the best expected ones, and the best expected ones per second.
-_DRAWN = 1000
+_DRAWN = 500
+#: Of more candidates than this a share of the trees is asked first; and how many are looked at closely then.
+_LARGE, _ROUGH, _LOOKED = 3000, 0.15, 1000
 #: What a standard deviation of the prediction is worth between candidates that expect the same.
 _TIE = 1e-3
 #: Failed trials from which it is learned which ones fail, and the probability from which a candidate comes last.
 LEAST_FAILED, _RISKY = 20, 0.5
+
+
+@dataclass(frozen=True)
+class View:
+    """What is expected of the candidates of one task, each of [n].
+
+    Attributes:
+        predicted: higher is better.
+        outlook: normalised scores to expect, ``expected`` and the middle 95 % from ``low`` to ``high``; None where
+            there were too few past tasks to say.
+        seconds: that they are expected to take, at most what a trial may; None where past trials do not say.
+        failing: probability that each fails; None where too few past trials failed to say.
+    """
+
+    predicted: np.ndarray
+    outlook: dict[str, np.ndarray] | None
+    seconds: np.ndarray | None
+    failing: np.ndarray | None
+
+    def worth(self, shift: np.ndarray | None) -> np.ndarray:
+        """Scores to expect with what is known besides, float [n]; −∞ for those that are likely to fail.
+
+        Raises:
+            ValueError: there is no outlook.
+        """
+        if self.outlook is None:
+            raise ValueError(f"a ranker of fewer than {LEAST_TASKS} tasks predicts an order, no scores")
+        expected = self.outlook["expected"] + (0.0 if shift is None else shift)
+        return expected if self.failing is None else np.where(self.failing >= _RISKY, -np.inf, expected)
+
+    def with_rows(self, rows: np.ndarray, other: View) -> View:
+        """This view, with what another says of some of the candidates."""
+
+        def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            changed = old.copy()
+            changed[rows] = new
+            return changed
+
+        def put_if(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
+            return None if old is None or new is None else put(old, new)
+
+        outlook = None
+        if self.outlook is not None and other.outlook is not None:
+            outlook = {name: put(values, other.outlook[name]) for name, values in self.outlook.items()}
+        return View(
+            put(self.predicted, other.predicted),
+            outlook,
+            put_if(self.seconds, other.seconds),
+            put_if(self.failing, other.failing),
+        )
 
 
 @dataclass
@@ -106,25 +158,30 @@ class Ranker:
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return float [rows], higher is better within a task."""
-        return mix(_said(self.fitted, frame), self.shares)
+        return self._mixed(_Asked(frame))
 
-    def seconds(self, frame: pd.DataFrame) -> np.ndarray | None:
-        """Seconds that candidates are expected to take, float [rows]; None where past trials do not say."""
-        return None if self.pace is None else np.exp(self.pace.predict(frame))
+    def view(
+        self, frame: pd.DataFrame, *, shift: np.ndarray | None = None, most_seconds: float = math.inf
+    ) -> View:
+        """What is expected of the candidates of one task.
 
-    def failing(self, frame: pd.DataFrame) -> np.ndarray | None:
-        """Probability that each candidate fails, float [rows]; None where too few past trials failed to say."""
-        return None if self.risk is None else self.risk.predict(frame)
+        Of a large pool a few trees are asked about every candidate, and all of them about those that these put ahead.
 
-    def outlook(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Normalised scores to expect of candidates: ``expected`` and the middle 95 % from ``low`` to ``high``.
-
-        Raises:
-            ValueError: there were too few past tasks to say.
+        Args:
+            frame: as for :meth:`predict`.
+            shift: what is known of this task besides, to add to the normalised scores, float [rows].
+            most_seconds: that a trial may take.
         """
-        if self.spread is None:
-            raise ValueError(f"a ranker of fewer than {LEAST_TASKS} tasks predicts an order, no scores")
-        return pd.DataFrame(self.spread.outlook(self.predict(frame)), index=frame.index)
+        asked = _Asked(frame)
+        large = self.spread is not None and len(frame) > _LARGE
+        view = self._view(asked, most_seconds, share=_ROUGH if large else 1.0)
+        if large:
+            ahead = _near(view.worth(shift), view.seconds, _LOOKED)
+            # Both are on scales of their own: the closer look changes who is where, not where they are together.
+            rough = view.predicted[ahead]
+            scale = float(rough.mean()), float(rough.std())
+            view = view.with_rows(ahead, self._view(asked, most_seconds, rows=ahead, scale=scale))
+        return view
 
     def order(
         self,
@@ -133,32 +190,29 @@ class Ranker:
         *,
         shift: np.ndarray | None = None,
         most_seconds: float = math.inf,
+        view: View | None = None,
     ) -> np.ndarray:
         """In which order to try the candidates of one task; positions, int [rows].
 
         Args:
-            frame: as for :meth:`predict`.
+            frame, shift, most_seconds: as for :meth:`view`.
             generator: breaks ties, and makes the draws.
-            shift: what is known of this task besides, to add to the normalised scores, float [rows].
-            most_seconds: that a trial may take.
+            view: what :meth:`view` says of the same, where it is known already.
         """
-        beside = {"pace": self.pace, "risk": self.risk}
-        said = _said({**self.fitted, **{name: of for name, of in beside.items() if of is not None}}, frame)
-        predicted = mix({name: said[name] for name in self.fitted}, self.shares)
+        view = view or self.view(frame, shift=shift, most_seconds=most_seconds)
         if self.spread is None:
-            return order_of(predicted, generator)
-        expected = self.spread.outlook(predicted)["expected"] + (0.0 if shift is None else shift)
-        seconds = np.minimum(np.exp(said["pace"]), most_seconds) if "pace" in said else np.ones(len(frame))
-        risky = said["risk"] >= _RISKY if "risk" in said else np.zeros(len(frame), dtype=bool)
-        near = _near(np.where(risky, -np.inf, expected), seconds)
+            return order_of(view.predicted, generator)
+        worth = view.worth(shift)
+        near = _near(worth, view.seconds, _DRAWN)
         models = np.unique(models_of(frame, self.model)[near].astype(str), return_inverse=True)[1]
-        draws = self.spread.draw(predicted[near], models, generator)
+        draws = self.spread.draw(view.predicted[near], models, generator)
         # A few draws miss the mean by more than it differs between good candidates, and all that are predicted above
         # the highest level expect the same: so means are set right, and the prediction decides between equals.
-        mean = expected[near] + _TIE * predicted[near]
+        mean = worth[near] + _TIE * view.predicted[near]
         draws += (mean - draws.mean(axis=1)).astype(draws.dtype)[:, None]
-        head = near[greedy(draws, seconds[near])]
-        rest = np.lexsort((generator.random(len(frame)), -predicted, -expected, risky))
+        seconds = np.ones(len(near)) if view.seconds is None else view.seconds[near]
+        head = near[greedy(draws, seconds)]
+        rest = np.lexsort((generator.random(len(frame)), -view.predicted, -worth))
         return np.concatenate([head, rest[~np.isin(rest, head)]])
 
     def reasons(self, frame: pd.DataFrame, count: int = 3) -> list[str]:
@@ -188,6 +242,30 @@ class Ranker:
                 parts.insert(0, f"scored {known[strategy]:.2f} on past tasks")
             found.append(", ".join(parts) or "like its nearest that were tried")
         return found
+
+    def _mixed(self, asked: _Asked, rows: np.ndarray | None = None, share: float = 1.0) -> np.ndarray:
+        return mix({name: asked(of, rows, share) for name, of in self.fitted.items()}, self.shares)
+
+    def _view(
+        self,
+        asked: _Asked,
+        most_seconds: float,
+        *,
+        rows: np.ndarray | None = None,
+        share: float = 1.0,
+        scale: tuple[float, float] | None = None,
+    ) -> View:
+        """Of these rows, by a share of the trees; ``scale`` is the mean and the deviation that predictions are given."""
+        predicted = self._mixed(asked, rows, share)
+        if scale is not None and predicted.std() > 0:
+            predicted = scale[0] + scale[1] * (predicted - predicted.mean()) / predicted.std()
+        seconds = None if self.pace is None else np.exp(asked(self.pace, rows, share))
+        return View(
+            predicted,
+            None if self.spread is None else self.spread.outlook(predicted),
+            None if seconds is None else np.minimum(seconds, most_seconds),
+            None if self.risk is None else asked(self.risk, rows, share),
+        )
 
     def _left_out(self, told: TrialTable, sample: TrialTable, seed: int) -> list[_Past]:
         """What each member says of the past tasks, each left out of what it learned from."""
@@ -224,32 +302,47 @@ class Ranker:
         return Spread.fit(np.concatenate(predicted), np.concatenate([p.values for p in left_out]), groups)
 
 
-def _said(learners: Mapping[str, Learner], frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """What each learner predicts; features are encoded once for all that encode them in the same way."""
-    known: list[tuple[Encoder, np.ndarray]] = []
+class _Asked:
+    """Asks learners about candidates; features are encoded once for all learners that encode them in the same way."""
 
-    def encoded(encoder: Encoder) -> np.ndarray:
-        for other, rows in known:
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+        self._known: list[tuple[Encoder, np.ndarray]] = []
+
+    def __call__(self, learner: Learner, rows: np.ndarray | None = None, share: float = 1.0) -> np.ndarray:
+        """What it predicts, float [rows].
+
+        Args:
+            learner: to ask.
+            rows: positions of candidates, int; None for all.
+            share: of its trees; what is no ensemble of trees is asked as a whole.
+        """
+        if not isinstance(learner, Trees):
+            return learner.predict(self.frame if rows is None else self.frame.iloc[rows])
+        encoded = self._encoded(learner.encoder)
+        return learner.predict_encoded(encoded if rows is None else encoded[rows], share)
+
+    def _encoded(self, encoder: Encoder) -> np.ndarray:
+        for other, rows in self._known:
             if other == encoder:
                 return rows
-        known.append((encoder, encoder.transform(frame)))
-        return known[-1][1]
-
-    return {
-        name: of.predict_encoded(encoded(of.encoder)) if isinstance(of, Trees) else of.predict(frame)
-        for name, of in learners.items()
-    }
+        self._known.append((encoder, encoder.transform(self.frame)))
+        return self._known[-1][1]
 
 
-def _near(expected: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Positions of the candidates that may come first, ascending; those that are not to come first expect −∞."""
+def _near(expected: np.ndarray, seconds: np.ndarray | None, count: int) -> np.ndarray:
+    """Positions of the candidates that may come first, ascending; those that are not to come first expect −∞.
+
+    Args:
+        expected: float [n].
+        seconds: float [n]; None where all take the same.
+        count: of those that expect most, and of those that expect most per second.
+    """
     possible = np.flatnonzero(np.isfinite(expected))
-    if len(possible) <= _DRAWN:
+    if len(possible) <= count:
         return possible
-    kept = [
-        np.argpartition(-worth[possible], _DRAWN - 1)[:_DRAWN]
-        for worth in (expected, np.maximum(expected, 0.0) / np.maximum(seconds, 1e-9))
-    ]
+    paid = np.maximum(expected, 0.0) / (1.0 if seconds is None else np.maximum(seconds, 1e-9))
+    kept = [np.argpartition(-worth[possible], count - 1)[:count] for worth in (expected, paid)]
     return possible[np.unique(np.concatenate(kept))]
 
 

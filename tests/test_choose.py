@@ -178,6 +178,13 @@ def test_a_frozen_models_head_counts_as_part_of_the_file(finished: Finished) -> 
     assert finished.chooser().members["a"].costs["size_mb"] == pytest.approx(5.5)
 
 
+def test_what_was_fitted_to_all_images_already_does_not_grow(finished: Finished) -> None:
+    finished.add("frozen", metrics={"refitted": True})
+    finished.add("tuned")
+    members = finished.chooser().members
+    assert (members["frozen"].growing, members["tuned"].growing) == (False, True)
+
+
 def test_costs_that_are_not_known_limit_nothing(finished: Finished) -> None:
     finished.add("a", latency_ms=float("nan"))
     (choice,) = finished.chooser().choices(limits("latency_ms<=2"))

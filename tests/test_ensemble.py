@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,16 @@ def test_every_choice_is_sound(signals: list[float], largest: int) -> None:
         summed = sum(members[n].costs["latency_ms"] for n in selection.weights)
         assert selection.costs["latency_ms"] == pytest.approx(summed)
         assert selection.costs["size_mb"] == pytest.approx(2.0 * len(selection.weights))
+
+
+def test_members_that_are_still_growing_are_held_to_half_of_the_weight() -> None:
+    members = [member(name, seed, 1.5) for seed, name in enumerate("abcd")]
+    growing = [replace(m, growing=m.trial_id == "a") for m in members]
+    before, after = (blend(of, LABELS, likelihood, largest=4)[0].weights for of in (members, growing))
+    assert set(before) == set(after) == set("abcd")
+    assert after["a"] > 1.3 * before["a"]
+    alike = [replace(m, growing=True) for m in members]
+    assert dict(blend(alike, LABELS, likelihood, largest=4)[0].weights) == dict(before)
 
 
 @settings(max_examples=40, deadline=None)

@@ -243,6 +243,26 @@ def test_where_time_is_short_heavy_training_waits_and_says_why() -> None:
     )
 
 
+def test_recipes_with_cheaper_epochs_lose_less_where_time_is_short() -> None:
+    frame = ranked(table(sides=(96,))).assign(predicted_score=0.5)
+    out = ordered(frame, seconds=3.0)
+    of = out[out["architecture"].eq("big")].set_index("strategy")["expected"]
+    assert of["last_stages_5_progressive"] > of["probe_then_full_progressive"] > of["probe_then_full_light"]
+    enough = ordered(frame, seconds=1e6)
+    of = enough[enough["architecture"].eq("big")].set_index("strategy")["expected"]
+    assert of["last_stages_5_progressive"] == of["probe_then_full_light"]
+
+
+def test_where_features_tell_nothing_the_larger_network_is_tuned_first() -> None:
+    out = ordered(ranked(table()), landmarks={"big": 0.6, "small": 0.61}, seconds=1e6)
+    tuned = out[~out["method"].isin(FROZEN_METHODS) & out["pretrained"]]
+    assert tuned.iloc[0]["architecture"] == "big"
+    assert (
+        ordered(ranked(table()), landmarks={"big": 0.4, "small": 0.61}, seconds=1e6).iloc[0]["architecture"]
+        == "small"
+    )
+
+
 def test_int8_waits_behind_the_same_recipe_in_fp32() -> None:
     out = ordered(ranked(table(precisions=("fp32", "int8"))))
     value = out.set_index(["architecture", "resolution", "strategy", "precision"])["expected"]

@@ -111,7 +111,7 @@ def test_the_ranker_tries_the_quick_ones_first(features: bool) -> None:
     assert sorted(order.tolist()) == list(range(30))
     quick = shown["seconds"].to_numpy()[order] == 1.0
     assert quick[:10].all()
-    seconds = ranker.seconds(shown)
+    seconds = ranker.view(shown).seconds
     assert seconds is not None
     assert np.corrcoef(np.log(seconds), np.log(shown["seconds"]))[0, 1] > 0.9
 
@@ -123,14 +123,14 @@ def test_without_times_or_with_few_tasks_the_order_is_that_of_the_predictions() 
     order = few.order(shown, np.random.default_rng(0))
     assert (np.diff(few.predict(shown)[order]) <= 0).all()
     untimed = trial_table(table.frame.drop(columns="seconds"))
-    assert Ranker().fit(untimed, 0).seconds(shown) is None
+    assert Ranker().fit(untimed, 0).view(shown).seconds is None
 
 
 def test_times_that_are_all_zero_tell_nothing() -> None:
     table = timed()
     ranker = Ranker().fit(trial_table(table.frame.assign(seconds=0.0)), 0)
     shown = table.of(["t0"]).frame
-    assert ranker.seconds(shown) is None
+    assert ranker.view(shown).seconds is None
     assert sorted(ranker.order(shown, np.random.default_rng(0)).tolist()) == list(range(30))
 
 

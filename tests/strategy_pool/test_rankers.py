@@ -299,7 +299,7 @@ def _failing(share: float) -> TrialTable:
 def test_what_fails_more_often_than_not_comes_last() -> None:
     ranker = Ranker().fit(_failing(0.97), 0)
     asked = sparse(tasks=1, seed=5).frame.drop(columns=["score", "value", "failed"])
-    failing, large = ranker.failing(asked), (asked["strategy.model"] == "large").to_numpy()
+    failing, large = ranker.view(asked).failing, (asked["strategy.model"] == "large").to_numpy()
     assert failing is not None
     assert failing[large].min() > 0.5 > failing[~large].max()
     order = ranker.order(asked, np.random.default_rng(0))
@@ -315,7 +315,7 @@ def test_a_pool_of_which_all_may_fail_is_ordered_whole() -> None:
 
 
 def test_few_failures_teach_nothing() -> None:
-    assert Ranker().fit(_failing(0.05), 0).failing(sparse(tasks=1).frame) is None
+    assert Ranker().fit(_failing(0.05), 0).view(sparse(tasks=1).frame).failing is None
     assert Ranker().fit(dense(), 0).risk is None
 
 
@@ -329,3 +329,20 @@ def test_a_large_pool_is_ordered_whole_and_its_best_come_first() -> None:
     assert asked["value"].to_numpy()[order[:20]].mean() > 0.9
     predicted = ranker.predict(asked)[order]
     assert predicted[:100].mean() > predicted[100:2000].mean() > predicted[2000:].mean()
+
+
+def test_a_few_trees_first_and_all_of_them_at_once_put_the_same_candidates_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranker = Ranker().fit(sparse(), 0)
+    asked = sparse(tasks=1, each=5000, seed=9).frame.drop(columns=["score", "value", "failed"])
+    asked["strategy"] = "new-" + asked["strategy"]
+    looked = ranker.view(asked)
+    monkeypatch.setattr("strategy_pool.ranker._LARGE", 10_000)
+    whole = ranker.view(asked)
+    assert not np.array_equal(looked.predicted, whole.predicted)
+    first, among = np.argsort(-looked.predicted)[:100], np.argsort(-whole.predicted)[:300]
+    assert np.isin(first, among).mean() > 0.9
+    assert looked.outlook is not None and whole.outlook is not None
+    gap = looked.outlook["expected"][first] - whole.outlook["expected"][first]
+    assert np.abs(gap).max() < 0.1

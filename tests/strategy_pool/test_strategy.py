@@ -32,13 +32,13 @@ def test_the_catalog_is_large_and_begins_with_what_gives_a_result_in_seconds() -
     assert len(CATALOG) == len(FILES)
     assert list(CATALOG)[:8] == [
         "logistic_multitap_224",
-        "logistic_last",
         "logistic_multitap",
-        "probe_then_full_light",
+        "probe_then_full_progressive",
+        "last_stages_5_progressive",
         "full_plain_128",
         "cached_trunk_multitap",
         "probe_then_full_medium",
-        "full_layer_decay",
+        "probe_then_full_light",
     ]
 
 
