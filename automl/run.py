@@ -387,7 +387,7 @@ class Run:
         if method in FROZEN_METHODS:
             # Without any model nothing else matters: the first ones may take the time of the others.
             return max(left if self.phases.phase > 1 else self.clock.final - now, 5.0)
-        return left if left < 1.5 * allotment else allotment
+        return left if left < 2 * allotment else allotment  # no crumbs that are too short for another
 
     def _on_result(self, spec: TrialSpec, outcome: Outcome) -> None:
         from automl.finish import preload
