@@ -191,17 +191,17 @@ def _quicker(strategy: Strategy) -> float:
     return by_method * (_GROWING if strategy.progressive else 1.0)
 
 
-def adjusted(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
-    """The rows with ``expected``, the predicted score and what is known about this task together, and ``why``.
+def adjustments(frame: pd.DataFrame, context: PoolContext) -> tuple[np.ndarray, list[list[str]]]:
+    """What is known about this task adds so much to the predicted scores, float [rows]; and why, in a few words.
 
     Args:
-        frame: rows with ``predicted_score`` (of the history or the catalog).
+        frame: of :func:`pool_frame`.
         context: of this task.
     """
     best = max(context.landmarks.values(), default=0.0)
-    expected, why = [], []
+    shifts, why = [], []
     for row in frame.itertuples():
-        value, reasons = float(row.predicted_score), [str(getattr(row, "reason", "") or "catalog order")]
+        value, reasons = 0.0, []
         landmark = context.landmarks.get(str(row.architecture))
         if context.landmarks and row.pretrained:
             gap = best - (landmark if landmark is not None else min(context.landmarks.values()))
@@ -220,7 +220,7 @@ def adjusted(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
                 else 0.0
             )
             if context.seconds is not None:
-                speed = _TRAINING_RATE / (max(macs, 1.0) * 1e6) * getattr(row, "quicker", 1.0)
+                speed = _TRAINING_RATE / (max(macs, 1.0) * 1e6) * row.quicker
                 epochs = speed * context.seconds / max(context.images, 1)
                 if epochs < _ENOUGH_EPOCHS:
                     value -= _UNFINISHED * math.log2(_ENOUGH_EPOCHS / max(epochs, 0.05))
@@ -228,18 +228,32 @@ def adjusted(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
                     reasons.append(f"about {epochs:.1f} epochs fit")
         if row.precision == "int8":
             value -= 0.01
-        expected.append(value)
-        why.append("; ".join(reasons))
-    return frame.assign(expected=np.array(expected, dtype=float), why=np.array(why, dtype=object))
+        shifts.append(value)
+        why.append(reasons)
+    return np.array(shifts, dtype=float), why
 
 
 def order_pool(frame: pd.DataFrame, context: PoolContext) -> pd.DataFrame:
-    """The rows of :func:`adjusted`, best expected first; the head is kept diverse."""
+    """The rows with ``expected``, the predicted score and what is known about this task together, and ``why``.
+
+    The best expected come first; the head is kept diverse.
+
+    Args:
+        frame: rows with ``predicted_score`` and ``reason`` (of the history or the catalog).
+        context: of this task.
+    """
     if frame.empty:
         return frame.assign(expected=[], why=[])
+    shift, why = adjustments(frame, context)
+    frame = frame.assign(expected=frame["predicted_score"] + shift, why=_told(frame["reason"], why))
     by = ["expected", "order", "candidate"]
-    return _diverse(
-        adjusted(frame, context).sort_values(by, ascending=[False, True, True], ignore_index=True)
+    return _diverse(frame.sort_values(by, ascending=[False, True, True], ignore_index=True))
+
+
+def _told(first: Iterable[str], more: Iterable[Sequence[str]]) -> np.ndarray:
+    """Reasons as one text each, object [rows]."""
+    return np.array(
+        ["; ".join([one, *others]) for one, others in zip(first, more, strict=True)], dtype=object
     )
 
 
@@ -255,27 +269,29 @@ def order_by_ranker(
         context: of this task.
         seed: of the order of ties.
     """
-    shift = adjusted(frame.assign(predicted_score=0.0), context)["expected"].to_numpy()
+    shift, why = adjustments(frame, context)
     most = math.inf if context.seconds is None else context.seconds
     view = ranker.view(rows, shift=shift, most_seconds=most)
     if view.outlook is None:
         raise ValueError("a ranker without an outlook predicts no scores")
     expected = view.outlook["expected"]
     risk = np.full(len(rows), math.nan) if view.failing is None else view.failing
+    reason = [
+        f"the ranker expects {value:.2f}"
+        + (f", fails in {fails:.0%} of cases" if fails >= _RISK_SAID else "")
+        for value, fails in zip(expected, risk, strict=True)
+    ]
     frame = frame.assign(
         predicted_score=expected,
         low=view.outlook["low"],
         high=view.outlook["high"],
         predicted_seconds=math.nan if view.seconds is None else view.seconds,
         predicted_failure=risk,
-        reason=[
-            f"the ranker expects {value:.2f}"
-            + (f", fails in {fails:.0%} of cases" if fails >= _RISK_SAID else "")
-            for value, fails in zip(expected, risk, strict=True)
-        ],
+        reason=reason,
+        expected=expected + shift,
+        why=_told(reason, why),
     )
-    frame = adjusted(frame, context)
-    order = ranker.order(rows, np.random.default_rng(seed), shift=shift, most_seconds=most, view=view)
+    order = ranker.order(rows, np.random.default_rng(seed), view)
     head = order[:_EXPLAINED]
     reasons = dict(zip(head.tolist(), ranker.reasons(rows.iloc[head]), strict=True))
     frame["why"] = [f"{why}; {reasons[at]}" if at in reasons else why for at, why in enumerate(frame["why"])]

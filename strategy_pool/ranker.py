@@ -58,45 +58,41 @@ class View:
         predicted: higher is better.
         outlook: normalised scores to expect, ``expected`` and the middle 95 % from ``low`` to ``high``; None where
             there were too few past tasks to say.
+        worth: the expected scores with what is known besides, −∞ for those that are likely to fail; None without
+            an outlook.
         seconds: that they are expected to take, at most what a trial may; None where past trials do not say.
         failing: probability that each fails; None where too few past trials failed to say.
     """
 
     predicted: np.ndarray
     outlook: dict[str, np.ndarray] | None
+    worth: np.ndarray | None
     seconds: np.ndarray | None
     failing: np.ndarray | None
-
-    def worth(self, shift: np.ndarray | None) -> np.ndarray:
-        """Scores to expect with what is known besides, float [n]; −∞ for those that are likely to fail.
-
-        Raises:
-            ValueError: there is no outlook.
-        """
-        if self.outlook is None:
-            raise ValueError(f"a ranker of fewer than {LEAST_TASKS} tasks predicts an order, no scores")
-        expected = self.outlook["expected"] + (0.0 if shift is None else shift)
-        return expected if self.failing is None else np.where(self.failing >= _RISKY, -np.inf, expected)
 
     def with_rows(self, rows: np.ndarray, other: View) -> View:
         """This view, with what another says of some of the candidates."""
 
-        def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        def put(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
+            if old is None or new is None:
+                return None
             changed = old.copy()
             changed[rows] = new
             return changed
 
-        def put_if(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
-            return None if old is None or new is None else put(old, new)
-
+        predicted = self.predicted.copy()
+        predicted[rows] = other.predicted
         outlook = None
         if self.outlook is not None and other.outlook is not None:
-            outlook = {name: put(values, other.outlook[name]) for name, values in self.outlook.items()}
+            outlook = {name: values.copy() for name, values in self.outlook.items()}
+            for name, values in outlook.items():
+                values[rows] = other.outlook[name]
         return View(
-            put(self.predicted, other.predicted),
+            predicted,
             outlook,
-            put_if(self.seconds, other.seconds),
-            put_if(self.failing, other.failing),
+            put(self.worth, other.worth),
+            put(self.seconds, other.seconds),
+            put(self.failing, other.failing),
         )
 
 
@@ -174,35 +170,28 @@ class Ranker:
         """
         asked = _Asked(frame)
         large = self.spread is not None and len(frame) > _LARGE
-        view = self._view(asked, most_seconds, share=_ROUGH if large else 1.0)
-        if large:
-            ahead = _near(view.worth(shift), view.seconds, _LOOKED)
-            # Both are on scales of their own: the closer look changes who is where, not where they are together.
-            rough = view.predicted[ahead]
-            scale = float(rough.mean()), float(rough.std())
-            view = view.with_rows(ahead, self._view(asked, most_seconds, rows=ahead, scale=scale))
-        return view
+        rough = self._view(asked, shift, most_seconds, share=_ROUGH if large else 1.0)
+        if not large or rough.worth is None:
+            return rough
+        ahead = _near(rough.worth, rough.seconds, _LOOKED)
+        return rough.with_rows(
+            ahead, self._view(asked, shift, most_seconds, rows=ahead, like=rough.predicted[ahead])
+        )
 
     def order(
-        self,
-        frame: pd.DataFrame,
-        generator: np.random.Generator,
-        *,
-        shift: np.ndarray | None = None,
-        most_seconds: float = math.inf,
-        view: View | None = None,
+        self, frame: pd.DataFrame, generator: np.random.Generator, view: View | None = None
     ) -> np.ndarray:
         """In which order to try the candidates of one task; positions, int [rows].
 
         Args:
-            frame, shift, most_seconds: as for :meth:`view`.
+            frame: as for :meth:`predict`.
             generator: breaks ties, and makes the draws.
-            view: what :meth:`view` says of the same, where it is known already.
+            view: what is expected of them, by default what :meth:`view` says of the frame alone.
         """
-        view = view or self.view(frame, shift=shift, most_seconds=most_seconds)
-        if self.spread is None:
+        view = view or self.view(frame)
+        worth = view.worth
+        if self.spread is None or worth is None:
             return order_of(view.predicted, generator)
-        worth = view.worth(shift)
         near = _near(worth, view.seconds, _DRAWN)
         models = np.unique(models_of(frame, self.model)[near].astype(str), return_inverse=True)[1]
         draws = self.spread.draw(view.predicted[near], models, generator)
@@ -249,22 +238,39 @@ class Ranker:
     def _view(
         self,
         asked: _Asked,
+        shift: np.ndarray | None,
         most_seconds: float,
         *,
-        rows: np.ndarray | None = None,
         share: float = 1.0,
-        scale: tuple[float, float] | None = None,
+        rows: np.ndarray | None = None,
+        like: np.ndarray | None = None,
     ) -> View:
-        """Of these rows, by a share of the trees; ``scale`` is the mean and the deviation that predictions are given."""
+        """What a share of the trees says of these rows; predictions get the mean and the deviation of ``like``.
+
+        A few trees and all of them predict on scales of their own. A closer look at some candidates changes who is
+        where among them, not where they are together.
+        """
         predicted = self._mixed(asked, rows, share)
-        if scale is not None and predicted.std() > 0:
-            predicted = scale[0] + scale[1] * (predicted - predicted.mean()) / predicted.std()
+        if like is not None:
+            predicted = like.mean() + like.std() * (predicted - predicted.mean()) / max(
+                predicted.std(), 1e-12
+            )
         seconds = None if self.pace is None else np.exp(asked(self.pace, rows, share))
+        failing = None if self.risk is None else asked(self.risk, rows, share)
+        outlook = worth = None
+        if self.spread is not None:
+            outlook = self.spread.outlook(predicted)
+            worth = outlook["expected"]
+            if shift is not None:
+                worth = worth + (shift if rows is None else shift[rows])
+            if failing is not None:
+                worth = np.where(failing >= _RISKY, -np.inf, worth)
         return View(
             predicted,
-            None if self.spread is None else self.spread.outlook(predicted),
+            outlook,
+            worth,
             None if seconds is None else np.minimum(seconds, most_seconds),
-            None if self.risk is None else asked(self.risk, rows, share),
+            failing,
         )
 
     def _left_out(self, told: TrialTable, sample: TrialTable, seed: int) -> list[_Past]:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 #: Floating-point operations per second of the solver on one core, a cautious order of size.
 _SOLVER_RATE = 2e10
-#: What is added to the diagonal of a Gram matrix, in shares of its mean.
-_RIDGE = 1e-9
+#: Share of the largest squared length of a direction below which another is none.
+_NOTHING = 1e-9
 
 
 class LinearHead(nn.Module):
@@ -153,13 +153,26 @@ def coordinates(features: np.ndarray) -> Coordinates:
         values /= scale
         return Coordinates(center, scale, values, None)
     scaled = (features.astype(np.float64) - center) / scale
-    # Cholesky's factor of the Gram matrix spans the examples as its eigenvectors do, and costs a fraction of them. The
-    # matrix is singular, as the features are centred: hence the little on its diagonal.
-    gram = scaled @ scaled.T
-    gram[np.diag_indices_from(gram)] += max(_RIDGE * float(np.trace(gram)) / len(gram), 1e-300)
-    values = np.linalg.cholesky(gram)
-    basis = solve_triangular(values, scaled, lower=True, check_finite=False)
+    values, basis = _spanned(scaled)
     return Coordinates(center, scale, values.astype(np.float32), basis.astype(np.float32))
+
+
+def _spanned(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates ``[N, R]`` of centred rows ``[N, F]``, and the orthonormal directions ``[R, F]`` that they are along."""
+    gram = rows @ rows.T
+    # Centred rows add up to nothing, so that the last one lies in the span of the others. Where nothing else makes
+    # them dependent, Cholesky's factor gives the span at a fraction of the cost of eigenvectors.
+    try:
+        factor = np.linalg.cholesky(gram[:-1, :-1])
+    except np.linalg.LinAlgError:
+        factor = np.zeros((0, 0))
+    if len(factor) and factor.diagonal().min() ** 2 > _NOTHING * factor.diagonal().max() ** 2:
+        basis = solve_triangular(factor, rows[:-1], lower=True, check_finite=False)
+        return np.concatenate([factor, rows[-1:] @ basis.T]), basis
+    power, vectors = np.linalg.eigh(gram)
+    kept = power > _NOTHING * max(float(power[-1]), 1e-300)
+    length = np.sqrt(power[kept])
+    return vectors[:, kept] * length, (vectors[:, kept] / length).T @ rows
 
 
 def iterations_within(seconds: float, examples: int, features: int, classes: int) -> int:

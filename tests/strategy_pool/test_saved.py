@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from strategy_pool._saved import SavedError, load, save
+from strategy_pool.learners import Regression
 from strategy_pool.ranker import FLOOR, Ranker
 from strategy_pool.trial_table import TrialTable, trial_table
 from tests.strategy_pool.test_portfolio import timed
@@ -34,6 +35,16 @@ def test_it_predicts_and_orders_as_before(table: TrialTable, tmp_path: Path) -> 
     orders = [r.order(shown, np.random.default_rng(0)).tolist() for r in (ranker, again)]
     assert orders[0] == orders[1]
     assert (again.shares, again.gain) == (ranker.shares, ranker.gain)
+
+
+def test_of_a_large_pool_it_asks_as_many_trees_as_before(tmp_path: Path) -> None:
+    ranker = Ranker().fit(sparse(), 0)
+    ranker.pace = Regression(trees=40).fit(sparse(), 0)
+    save(ranker, tmp_path)
+    shown = sparse(tasks=1, each=3500, seed=9).frame.drop(columns=["score", "value"])
+    views = [r.view(shown) for r in (ranker, load(tmp_path))]
+    np.testing.assert_array_equal(views[1].predicted, views[0].predicted)
+    np.testing.assert_array_equal(np.asarray(views[1].seconds), np.asarray(views[0].seconds))
 
 
 def test_the_tables_cover_what_a_ranker_may_be() -> None:
