@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from automl.errors import AutomlError, InputError, did_you_mean
+from automl.latency_cli import app as latency_app
 from automl.pool_cli import app as pool_app
 from automl.rerank_cli import app as rerank_app
 from automl.task import EXPLORE_SHARE
@@ -28,6 +29,7 @@ app = typer.Typer(
 history_app = typer.Typer(help="Every trial that was ever run.", no_args_is_help=True)
 app.add_typer(pool_app, name="pool")
 app.add_typer(history_app, name="history")
+app.add_typer(latency_app, name="latency")
 app.add_typer(rerank_app, name="rerank")
 
 Data = Annotated[str, typer.Argument(help="image folder (class/file), CSV or Parquet manifest, or .npz")]

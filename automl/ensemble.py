@@ -149,7 +149,8 @@ def blend(
     """Average members; the best choice first, then the smaller ones to fall back to.
 
     Members join one by one, each time the one whose plain average with those before has the best value: all of the
-    same weight, but that those still growing and those that are finished have half of it each. The weights
+    same weight, but that those still growing and those that are finished have half of it each. One that is still
+    growing is the second at the latest, as its scores do not tell yet what it will be worth. The weights
     of each stage maximise the likelihood of the labels on the simplex, less a pull towards the plain average's
     (stacking: Wolpert 1992; Breiman, Stacked Regressions, 1996, section 3, for why weights are held in). The average
     of most members comes first whose likelihood is within one standard error of the best stage's (Breiman et al.,
@@ -179,7 +180,8 @@ def blend(
     stages: list[tuple[str, ...]] = [(chosen[0].trial_id,)]
     while len(chosen) < largest:
         best: tuple[tuple[float, float], Member] | None = None
-        for member in joinable:
+        growing = [m for m in joinable if m.growing and admits(_summed(c.costs for c in (*chosen, m)))]
+        for member in joinable if any(m.growing for m in chosen) or not growing else growing:
             together = [*chosen, member]
             if member in chosen or not admits(_summed(m.costs for m in together)):
                 continue

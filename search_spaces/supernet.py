@@ -211,10 +211,17 @@ class Network(nn.Module):
         return logits
 
 
-class Supernet(Network, ABC):
-    """A network that holds all subnets of a space. Families set ``space`` and say how a subnet is activated."""
+class Supernet(nn.Module, ABC):
+    """A network that holds all subnets of a space.
+
+    Attributes:
+        space: of its subnets.
+        dropout: before the classifier.
+        classifier: from features to logits; None where the network gives features.
+    """
 
     space: Space
+    dropout: nn.Dropout
 
     @abstractmethod
     def activate(self, subnet: Subnet) -> None:
@@ -224,33 +231,16 @@ class Supernet(Network, ABC):
             ValueError: it is not one of the space.
         """
 
-    def build(self, subnet: Subnet) -> Network:
-        """Return a subnet as a plain static network with weights of its own.
+    @abstractmethod
+    def build(self, subnet: Subnet) -> nn.Module:
+        """Return a subnet as a plain static network with weights of its own, and a ``classifier`` as here.
 
         In evaluation mode it computes what the supernet computes with that subnet active.
         """
-        self.activate(subnet)
-        stem, inside = _build(self.stem, 3)
-        stages = []
-        stage: Any
-        for stage in self.stages:
-            blocks = []
-            for block in stage.active():
-                built, inside = _build(block, inside)
-                blocks.append(built)
-            stages.append(nn.Sequential(*blocks))
-        last, inside = _build(self.last, inside)
-        classifier = None if self.classifier is None else _build(self.classifier, inside)[0]
-        return Network(stem, stages, last, classifier).train(self.training)
 
     def cost(self, subnet: Subnet, resolution: int) -> Cost:
         """Count a subnet's multiply-accumulates and parameters at a resolution, without the classifier."""
-        network = self.build(subnet).float()
+        network: Any = self.build(subnet).float()
         network.classifier = None
         params = sum(p.numel() for p in network.parameters())
         return Cost(count_macs(network, resolution), params)
-
-
-def _build(module: Any, inside: int) -> tuple[nn.Module, int]:
-    """Build the active slice of an elastic module for so many input channels, and say how many go out."""
-    return module.build(inside), module.outside(inside)

@@ -52,15 +52,30 @@ class Encoder:
                 continue
             values = frame[name]
             if name in self.categories:
-                codes = pd.Index(self.categories[name]).get_indexer(
-                    values.astype(str).where(values.notna(), None)
-                )
-                encoded[:, at] = np.where(codes >= 0, codes, np.nan)
+                number, given = pd.factorize(values)
+                codes = pd.Index(self.categories[name]).get_indexer(pd.Index(given).astype(str))
+                of_row = np.append(codes, -1)[number]  # a gap's number is −1
+                encoded[:, at] = np.where(of_row >= 0, of_row, np.nan)
             else:
                 encoded[:, at] = pd.to_numeric(values, errors="coerce").to_numpy(
                     dtype=np.float32, na_value=np.nan
                 )
         return encoded
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Strategies whose neighbours are looked for, each of [m].
+
+    Attributes:
+        scaled: features in units of their ranges, float32 [m, columns].
+        known: 1 where a feature is known, else 0, float32 [m, columns].
+        gaps: difference to each value of the features with few, float32 [m, values of all of them].
+    """
+
+    scaled: np.ndarray
+    known: np.ndarray
+    gaps: np.ndarray
 
 
 class Neighbours:
@@ -82,27 +97,41 @@ class Neighbours:
         self._low = np.where(self._is_code, 0.0, low).astype(np.float32)
         self._span = np.where(self._is_code | ~(high > low), 1.0, high - low).astype(np.float32)
         self._seen = (encoded - self._low) / self._span
-        self._values = [self._few(column) for column in range(encoded.shape[1])]
+        self._known = (~np.isnan(self._seen)).astype(np.float32)
+        values = [self._few(column) for column in range(encoded.shape[1])]
+        self._many = [column for column, few in enumerate(values) if few is None]
+        self._values = {column: few for column, few in enumerate(values) if few is not None}
+        self._width = 1 + sum(map(len, self._values.values()))
+        self._place = self._places()
 
-    def distances(self, encoded: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Return float32 [m, k]; infinite where two strategies share no feature.
+    def ask(self, encoded: np.ndarray) -> Asked:
+        """What of other strategies is the same whichever seen ones they are compared with.
 
         Args:
             encoded: float32 [m, columns].
-            among: positions of the k strategies that come into question.
         """
-        asked, seen = (encoded - self._low) / self._span, self._seen[among]
-        count = (~np.isnan(asked)).astype(np.float32) @ (~np.isnan(seen)).astype(np.float32).T
-        total = np.zeros_like(count)
-        gaps, has = [], []
-        for column, values in enumerate(self._values):
-            if values is None:
-                total += self._gap(column, asked[:, column], seen[:, column])
-            else:
-                gaps.append(self._gap(column, asked[:, column], values))
-                has.append(seen[:, column, None] == values)
-        if gaps:
-            total += np.concatenate(gaps, axis=1) @ np.concatenate(has, axis=1).astype(np.float32).T
+        scaled = (encoded - self._low) / self._span
+        gaps = np.zeros((len(scaled), self._width), np.float32)
+        at = 1
+        for column, values in self._values.items():
+            gaps[:, at : at + len(values)] = self._gap(column, scaled[:, column], values)
+            at += len(values)
+        return Asked(scaled, (~np.isnan(scaled)).astype(np.float32), gaps)
+
+    def distances(self, asked: Asked, rows: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """Return float32 [m, k]; infinite where two strategies share no feature.
+
+        Args:
+            asked: of :meth:`ask`.
+            rows: positions there of the m strategies that are compared.
+            among: positions of the k seen strategies that come into question.
+        """
+        count = asked.known[rows] @ self._known[among].T
+        has = np.zeros((len(among), self._width), np.float32)
+        np.put_along_axis(has, self._place[among], 1.0, axis=1)
+        total = asked.gaps[rows] @ has.T
+        for column in self._many:
+            total += self._gap(column, asked.scaled[rows, column], self._seen[among, column])
         found: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.float32(np.inf))
         return found
 
@@ -112,11 +141,25 @@ class Neighbours:
         found = np.unique(values[~np.isnan(values)])
         return found if len(found) <= _FEW else None
 
+    def _places(self) -> np.ndarray:
+        """Which value of each feature with few a seen strategy has, among all of them, int [n, features]; 0 for a gap."""
+        found = np.zeros((len(self._seen), len(self._values)), dtype=np.int64)
+        at = 1
+        for number, (column, values) in enumerate(self._values.items()):
+            known = self._known[:, column] > 0
+            found[known, number] = at + np.searchsorted(values, self._seen[known, column])
+            at += len(values)
+        return found
+
     def _gap(self, column: int, asked: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Difference in one feature, float32 [m, k]; 0 where one side lacks it."""
-        gap = np.abs(asked[:, None] - seen[None, :])
-        gap = (gap > 0).astype(np.float32) if self._is_code[column] else np.minimum(gap, 1.0)
-        return np.where(np.isnan(asked)[:, None] | np.isnan(seen)[None, :], np.float32(0.0), gap)
+        gap: np.ndarray = np.abs(asked[:, None] - seen[None, :])
+        if self._is_code[column]:
+            return (gap > 0).astype(np.float32)  # nothing is larger than 0 where one is missing
+        np.minimum(gap, np.float32(1.0), out=gap)
+        gap[np.isnan(asked)] = 0.0
+        gap[:, np.isnan(seen)] = 0.0
+        return gap
 
 
 def _bounds(encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,8 @@ from strategy_pool.trial_table import TrialTable
 NEIGHBOURS = 10
 #: Distances that are computed at a time.
 _PAIRS = 4_000_000
+#: A rough answer looks for neighbours among a share of what was seen, but among so many at least.
+_LEAST_SEEN = 32
 #: Columns within whose values neighbours are looked for.
 _MODEL_COLUMNS = ("strategy.backbone", "strategy.model")
 
@@ -31,7 +33,16 @@ def models_of(frame: pd.DataFrame, column: str | None) -> np.ndarray:
     if column is None or column not in frame.columns:
         return np.full(len(frame), "", dtype=object)
     values = frame[column]
-    return values.astype(str).where(values.notna(), "").to_numpy(dtype=object)
+    number, names = pd.factorize(values)
+    return np.append(pd.Index(names).astype(str).to_numpy(dtype=object), "")[number]  # a gap's number is −1
+
+
+def _places(names: np.ndarray) -> dict[str, np.ndarray]:
+    """Name → its positions, ascending."""
+    number, unique = pd.factorize(names)
+    ordered = np.argsort(number, kind="stable")
+    parts = np.split(ordered, np.cumsum(np.bincount(number))[:-1])
+    return dict(zip(unique.tolist(), parts, strict=False))
 
 
 class Learner(Protocol):
@@ -106,28 +117,34 @@ class HistoryAverage:
             self.near = Neighbours(self.encoded, self.encoder.categorical)
         return self
 
-    def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return the expected normalised scores, float [rows]."""
+    def predict(self, frame: pd.DataFrame, share: float = 1.0) -> np.ndarray:
+        """Return the expected normalised scores, float [rows].
+
+        Args:
+            frame: as in :class:`Learner`.
+            share: of the seen strategies among which neighbours are looked for.
+        """
         known = self.means.reindex(frame["strategy"].astype(str)).to_numpy(dtype=float, copy=True)
         new = np.flatnonzero(np.isnan(known))
         if len(new):
-            known[new] = self._of_neighbours(frame.iloc[new])
+            known[new] = self._of_neighbours(frame.iloc[new], share)
         return known
 
-    def _of_neighbours(self, frame: pd.DataFrame) -> np.ndarray:
+    def _of_neighbours(self, frame: pd.DataFrame, share: float) -> np.ndarray:
         expected = np.full(len(frame), self.overall)
         if self.near is None:
             return expected
         values = self.means.to_numpy(dtype=float)
-        encoded, models = self.encoder.transform(frame), models_of(frame, self.model)
-        for model in np.unique(models.astype(str)):
-            rows = np.flatnonzero(models == model)
-            same = np.flatnonzero(self.models == model)
-            same = same if len(same) else np.arange(len(values))
-            count, step = min(NEIGHBOURS, len(same)), max(1, _PAIRS // len(same))
+        asked, seen = self.near.ask(self.encoder.transform(frame)), _places(self.models)
+        for model, rows in _places(models_of(frame, self.model)).items():
+            same = seen.get(model, np.arange(len(values)))
+            every = max(1, min(round(1 / share), len(same) // _LEAST_SEEN))
+            same = same[::every]
+            count = min(max(1, round(NEIGHBOURS / every)), len(same))
+            step = max(1, _PAIRS // len(same))
             for begin in range(0, len(rows), step):
                 part = rows[begin : begin + step]
-                distances = self.near.distances(encoded[part], same)
+                distances = self.near.distances(asked, part, same)
                 nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
                 expected[part] = values[same][nearest].mean(axis=1)
         return expected

@@ -36,11 +36,14 @@ def candidate_features(candidates: pd.DataFrame, catalog: Mapping[str, Strategy]
     Returns:
         One row per candidate, with the same index.
     """
-    architecture = candidates["architecture"].astype(str)
+    number, names = pd.factorize(candidates["architecture"])
+    tagged = [str(name) for name in names]
     found = pd.DataFrame(
         {
-            "strategy.backbone": architecture,
-            "strategy.architecture": architecture.str.split(".", n=1).str[0],
+            "strategy.backbone": np.array([*tagged, None], dtype=object)[number],
+            "strategy.architecture": np.array([*(n.split(".", 1)[0] for n in tagged), None], dtype=object)[
+                number
+            ],
             "strategy.resolution": pd.to_numeric(candidates["resolution"], errors="coerce").astype(float),
             "strategy.precision": candidates["precision"].astype(str),
             "strategy.recipe": candidates["strategy"].astype(str),
@@ -49,25 +52,44 @@ def candidate_features(candidates: pd.DataFrame, catalog: Mapping[str, Strategy]
     )
     if "macs_m" in candidates.columns:
         found["strategy.macs_m"] = candidates["macs_m"].astype(float)
-    overrides = candidates["overrides"] if "overrides" in candidates.columns else None
-    text = found["strategy.recipe"] + "\0"
-    if overrides is not None:
-        text += overrides.where(overrides.notna(), "").astype(str)
-    code, unique = pd.factorize(text)
-    fields = pd.DataFrame([_fields(one, catalog) for one in unique])
-    for name in fields.columns:
-        found[f"strategy.{name}"] = fields[name].to_numpy()[code]
-    return found
+    number, recipes = pd.factorize(found["strategy.recipe"])
+    known = [str(name) in catalog for name in recipes]
+    told = [
+        catalog[str(name)].to_dict() if is_known else {}
+        for name, is_known in zip(recipes, known, strict=True)
+    ]
+    fields = pd.DataFrame([_fields(one) for one in told])
+    columns = {name: fields[name].to_numpy()[number] for name in fields.columns}
+    if "overrides" in candidates.columns and any(known):
+        _override(columns, candidates["overrides"], np.array(known)[number])
+    more = pd.DataFrame({f"strategy.{name}": values for name, values in columns.items()}, index=found.index)
+    return pd.concat([found, more], axis=1)
 
 
-def _fields(text: str, catalog: Mapping[str, Strategy]) -> dict[str, Any]:
-    """The fields of ``recipe NUL overrides``."""
-    name, _, overrides = text.partition("\0")
-    if name not in catalog:
-        return {}
-    told = {**catalog[name].to_dict(), **(json.loads(overrides) if overrides else {})}
+def _fields(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a recipe are features, numbers as floats."""
     kept = {field: value for field, value in told.items() if field not in _NOT_FEATURES}
     return {field: float(v) if isinstance(v, int | float) else v for field, v in kept.items()}
+
+
+def _override(columns: dict[str, np.ndarray], overrides: pd.Series, known: np.ndarray) -> None:
+    """Put the numbers of their own that candidates of known recipes have into the columns, each of [rows].
+
+    Args:
+        columns: field → values.
+        overrides: JSON text; empty or a gap for none.
+        known: whether the recipe is known, bool [rows].
+    """
+    number, texts = pd.factorize(overrides)  # a gap's number is −1
+    told = [*(_fields(json.loads(text) if text else {}) for text in texts), {}]
+    for name in sorted({name for one in told for name in one}):
+        rows = np.flatnonzero(np.array([name in one for one in told])[number] & known)
+        values = np.array([one.get(name) for one in told], dtype=object)[number[rows]]
+        column = columns.get(name, np.full(len(known), np.nan))
+        plain = column.dtype == np.float64 and all(isinstance(value, float) for value in values)
+        column = column.astype(np.float64 if plain else object)
+        column[rows] = values
+        columns[name] = column
 
 
 def landmarks_of(trials: pd.DataFrame, catalog: Mapping[str, Strategy]) -> pd.DataFrame:

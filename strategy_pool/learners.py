@@ -16,7 +16,7 @@ from strategy_pool.trial_table import TrialTable
 #: Grades of LambdaRank's labels; the gain is linear in them, as in the metric.
 _GRADES = 100
 #: Rows from which all cores predict.
-_MANY = 1000
+_MANY = 256
 
 
 @dataclass

@@ -41,9 +41,9 @@ MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task.
 MOST_ROWS, LEAST_ROWS = 20_000, 50
 #: Candidates whose values are drawn: the best expected ones, and the best expected ones per second.
-_DRAWN = 500
+_DRAWN = 300
 #: Of more candidates than this a share of the trees is asked first; and how many are looked at closely then.
-_LARGE, _ROUGH, _LOOKED = 3000, 0.15, 1000
+_LARGE, _ROUGH, _LOOKED = 3000, 0.05, 300
 #: What a standard deviation of the prediction is worth between candidates that expect the same.
 _TIE = 1e-3
 #: Failed trials from which it is learned which ones fail, and the probability from which a candidate comes last.
@@ -161,7 +161,8 @@ class Ranker:
     ) -> View:
         """What is expected of the candidates of one task.
 
-        Of a large pool a few trees are asked about every candidate, and all of them about those that these put ahead.
+        Of a large pool a share of what was learned is asked about every candidate, and all of it about those that this
+        puts ahead.
 
         Args:
             frame: as for :meth:`predict`.
@@ -193,7 +194,7 @@ class Ranker:
         if self.spread is None or worth is None:
             return order_of(view.predicted, generator)
         near = _near(worth, view.seconds, _DRAWN)
-        models = np.unique(models_of(frame, self.model)[near].astype(str), return_inverse=True)[1]
+        models = np.unique(models_of(frame.iloc[near], self.model).astype(str), return_inverse=True)[1]
         draws = self.spread.draw(view.predicted[near], models, generator)
         # A few draws miss the mean by more than it differs between good candidates, and all that are predicted above
         # the highest level expect the same: so means are set right, and the prediction decides between equals.
@@ -321,10 +322,15 @@ class _Asked:
         Args:
             learner: to ask.
             rows: positions of candidates, int; None for all.
-            share: of its trees; what is no ensemble of trees is asked as a whole.
+            share: of its trees, or of what it has seen.
         """
         if not isinstance(learner, Trees):
-            return learner.predict(self.frame if rows is None else self.frame.iloc[rows])
+            frame = self.frame if rows is None else self.frame.iloc[rows]
+            return (
+                learner.predict(frame, share)
+                if isinstance(learner, HistoryAverage)
+                else learner.predict(frame)
+            )
         encoded = self._encoded(learner.encoder)
         return learner.predict_encoded(encoded if rows is None else encoded[rows], share)
 

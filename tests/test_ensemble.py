@@ -83,6 +83,17 @@ def test_members_that_are_still_growing_are_held_to_half_of_the_weight() -> None
     assert dict(blend(alike, LABELS, likelihood, largest=4)[0].weights) == dict(before)
 
 
+def test_one_that_is_still_growing_is_in_unless_it_does_harm() -> None:
+    finished = [member(name, seed, 1.5) for seed, name in enumerate("abcd")]
+    weak, useless = member("g", 9, 1.2), member("g", 9, -3.0)
+    assert "g" not in blend([*finished, weak], LABELS, likelihood, largest=3)[0].weights
+    assert "g" in blend([*finished, replace(weak, growing=True)], LABELS, likelihood, largest=3)[0].weights
+    assert (
+        "g"
+        not in blend([*finished, replace(useless, growing=True)], LABELS, likelihood, largest=3)[0].weights
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.5, 6), min_size=2, max_size=6), st.floats(0.5, 10))
 def test_limits_on_summed_costs_are_respected(costs: list[float], limit: float) -> None:

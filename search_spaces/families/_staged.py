@@ -10,7 +10,7 @@ from torch import nn
 
 from search_spaces.elastic import ElasticLinear
 from search_spaces.families._blocks import AttentionBlock, ConvNorm, InvertedResidual
-from search_spaces.supernet import Dimension, Space, Stage, Subnet, Supernet
+from search_spaces.supernet import Dimension, Network, Space, Stage, Subnet, Supernet
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Layout:
         yield Dimension("last.width", self.last, "last")
 
 
-class StagedSupernet(Supernet):
+class StagedSupernet(Supernet, Network):
     """The supernet of a layout, with an elastic classifier where ``classes`` is given.
 
     Args:
@@ -183,6 +183,27 @@ class StagedSupernet(Supernet):
             spec.activate(stage, f"s{number}", inside, subnet)
             inside = subnet[f"s{number}.width"]
         self.last.conv.activate(width=subnet["last.width"])
+
+    def build(self, subnet: Subnet) -> Network:
+        """Return a subnet as a plain static network with weights of its own."""
+        self.activate(subnet)
+        stem, inside = _build(self.stem, 3)
+        stages = []
+        stage: Any
+        for stage in self.stages:
+            blocks = []
+            for block in stage.active():
+                built, inside = _build(block, inside)
+                blocks.append(built)
+            stages.append(nn.Sequential(*blocks))
+        last, inside = _build(self.last, inside)
+        classifier = None if self.classifier is None else _build(self.classifier, inside)[0]
+        return Network(stem, stages, last, classifier).train(self.training)
+
+
+def _build(module: Any, inside: int) -> tuple[nn.Module, int]:
+    """Build the active slice of an elastic module for so many input channels, and say how many go out."""
+    return module.build(inside), module.outside(inside)
 
 
 class _Classifier(ElasticLinear):

@@ -112,7 +112,7 @@ def test_gower_distance_by_hand() -> None:
     encoder = Encoder().fit(seen, ["x", "c"])
     near = Neighbours(encoder.transform(seen), encoder.categorical)
     asked = encoder.transform(pd.DataFrame({"x": [2.5, None], "c": ["b", "a"]}))
-    found = near.distances(asked, np.arange(3))
+    found = near.distances(near.ask(asked), np.arange(2), np.arange(3))
     np.testing.assert_allclose(found, [[(0.25 + 1) / 2, (0.75 + 0) / 2, 0.25], [0.0, 1.0, np.inf]])
 
 
@@ -130,10 +130,12 @@ def test_looking_differences_up_changes_no_distance(seed: int, seen: int, asked:
     with warnings.catch_warnings(action="error"):
         near = Neighbours(encoded[:seen], [0])
         among = rng.permutation(seen)[: max(1, seen // 2)]
-        found = near.distances(encoded[seen:], among)
+        rows = rng.permutation(asked)[: max(1, asked // 2)]
+        found = near.distances(near.ask(encoded[seen:]), rows, among)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("strategy_pool._encoding._FEW", -1)
-            plain = Neighbours(encoded[:seen], [0]).distances(encoded[seen:], among)
+            other = Neighbours(encoded[:seen], [0])
+            plain = other.distances(other.ask(encoded[seen:]), rows, among)
         np.testing.assert_allclose(found, plain, atol=1e-5)
 
 

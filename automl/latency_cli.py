@@ -1,0 +1,138 @@
+"""``automl latency``: how well latencies are predicted from tables of networks that were measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from automl.errors import InputError, did_you_mean
+
+app = typer.Typer(help="Latencies predicted from tables of measured networks.", no_args_is_help=True)
+#: Share of a table that is learned from where it is not said how many rows.
+_TRAIN_SHARE = 0.8
+
+
+@app.callback()
+def latency() -> None:
+    """Latencies predicted from tables of measured networks."""
+
+
+@app.command(
+    epilog="Example: automl latency evaluate --table measured.parquet --target ms --train 500 --json"
+)
+def evaluate(
+    table: Annotated[str, typer.Option(help="networks that were measured, one per row; .parquet or .csv")],
+    target: Annotated[str, typer.Option(help="column of the latency")],
+    train: Annotated[
+        int | None, typer.Option(help="rows to learn from, by default four in five", min=1)
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="how often rows are drawn", min=1)] = 3,
+    without: Annotated[
+        list[str], typer.Option(help="column that does not describe the network; repeatable")
+    ] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on the last line")] = False,
+) -> None:
+    """Learn from some rows, predict the others, and say how far off the predictions are."""
+    import numpy as np
+
+    from search_spaces.predict import TableError, feature_columns
+
+    frame = _read(table)
+    for name in [target, *without]:
+        if name not in frame.columns:
+            raise InputError(f"{table} has no column '{name}'{did_you_mean(name, [str(c) for c in frame])}")
+    columns, left_out = feature_columns(frame, target, without)
+    if left_out:
+        print(f"not used to predict {target}: {', '.join(left_out)}", file=sys.stderr)
+    frame = frame[np.isfinite(_numbers(frame, target)) & (_numbers(frame, target) > 0)]
+    count = train if train is not None else int(_TRAIN_SHARE * len(frame))
+    if count >= len(frame):
+        raise InputError(f"--train {count} leaves none of the {len(frame)} rows with a latency to judge")
+    try:
+        runs = [judge(frame[columns], _numbers(frame, target), count, seed) for seed in range(seeds)]
+    except TableError as error:
+        raise InputError(f"{table}: {error}") from None
+    told = summary(runs, count, len(frame) - count)
+    spread = "" if told["mape"]["se"] is None else f" ± {told['mape']['se']:.2%}"
+    print(
+        f"{told['n_train']} rows learned from, {told['n_test']} judged, {seeds} seeds; model: {told['model']}"
+    )
+    print(
+        f"mean absolute error {told['mape']['mean']:.2%}{spread}; within 5 %: {told['within_5']:.1%}; "
+        f"within 10 %: {told['within_10']:.1%}; Kendall τ {told['kendall_tau']:.3f}; "
+        f"below the 95 % bound: {told['below_bound']:.1%}"
+    )
+    if as_json:
+        print(json.dumps(told))
+
+
+def judge(frame: Any, latency: Any, count: int, seed: int) -> dict[str, Any]:
+    """Learn from ``count`` rows drawn at random and judge on the others.
+
+    Args:
+        frame: columns that describe networks.
+        latency: float [rows].
+        count: rows to learn from.
+        seed: of the draw.
+
+    Returns:
+        ``model``, and ``mape``, ``within_5``, ``within_10``, ``below_bound`` (fractions) and ``kendall_tau``.
+
+    Raises:
+        TableError: the rows cannot be learned from.
+    """
+    import numpy as np
+    from scipy.stats import kendalltau
+
+    from search_spaces.predict import CostPredictor
+
+    order = np.random.default_rng(seed).permutation(len(frame))
+    learned, judged = order[:count], order[count:]
+    predictor = CostPredictor().fit(frame.iloc[learned], latency[learned], seed)
+    rows = frame.iloc[judged]
+    predicted = predictor.predict(rows)
+    missed = np.abs(predicted / latency[judged] - 1.0)
+    return {
+        "model": predictor.chosen,
+        "mape": float(missed.mean()),
+        "within_5": float((missed <= 0.05).mean()),
+        "within_10": float((missed <= 0.1).mean()),
+        "below_bound": float((latency[judged] <= predictor.upper(rows)).mean()),
+        "kendall_tau": float(kendalltau(predicted, latency[judged]).statistic),
+    }
+
+
+def summary(runs: list[dict[str, Any]], train: int, test: int) -> dict[str, Any]:
+    """Means over the seeds, and the standard error of the first figure over them; None with one seed."""
+    import numpy as np
+
+    each = np.array([run["mape"] for run in runs])
+    error = None if len(runs) < 2 else float(each.std(ddof=1) / np.sqrt(len(runs)))
+    means = {
+        name: float(np.mean([run[name] for run in runs]))
+        for name in ("within_5", "within_10", "kendall_tau", "below_bound")
+    }
+    models = [run["model"] for run in runs]
+    chosen = max(sorted(set(models)), key=models.count)
+    return {
+        "n_train": train, "n_test": test, "seeds": len(runs), "model": chosen,
+        "mape": {"mean": float(each.mean()), "se": error}, **means,
+    }  # fmt: skip
+
+
+def _read(path: str) -> Any:
+    from strategy_pool.trial_table import TableError, read_frame
+
+    try:
+        return read_frame(path, "latency table")
+    except TableError as error:
+        raise InputError(str(error)) from None
+
+
+def _numbers(frame: Any, name: str) -> Any:
+    import pandas as pd
+
+    return pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
