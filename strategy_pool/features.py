@@ -81,7 +81,9 @@ def _override(columns: dict[str, np.ndarray], overrides: pd.Series, known: np.nd
         known: whether the recipe is known, bool [rows].
     """
     number, texts = pd.factorize(overrides)  # a gap's number is −1
-    told = [*(_fields(json.loads(text) if text else {}) for text in texts), {}]
+    # One array of them is read many times quicker than each by itself.
+    read = json.loads(f"[{','.join(text or '{}' for text in texts)}]")
+    told = [*(_fields(one) for one in read), {}]
     for name in sorted({name for one in told for name in one}):
         rows = np.flatnonzero(np.array([name in one for one in told])[number] & known)
         values = np.array([one.get(name) for one in told], dtype=object)[number[rows]]

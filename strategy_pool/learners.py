@@ -51,14 +51,20 @@ class Trees:
         return self.predict_encoded(self.encoder.transform(frame))
 
     def predict_encoded(self, encoded: np.ndarray, share: float = 1.0) -> np.ndarray:
-        """The same of rows that :attr:`encoder` has encoded, float32 [rows, columns], by a share of the trees."""
+        """The same of rows that :attr:`encoder` has encoded, float32 [rows, columns].
+
+        Args:
+            encoded: the rows.
+            share: of the first model's trees that are asked; 1 asks all of all models.
+        """
         threads = 1 if len(encoded) < _MANY else 0
 
         def of(model: lightgbm.Booster) -> np.ndarray:
             first = math.ceil(share * model.num_trees())
             return np.asarray(model.predict(encoded, num_threads=threads, num_iteration=first))
 
-        return np.mean([of(model) for model in self.models], axis=0)
+        asked = self.models if share == 1.0 else self.models[:1]
+        return np.mean([of(model) for model in asked], axis=0)
 
     def contributions(self, frame: pd.DataFrame) -> pd.DataFrame:
         """What each feature adds to the predictions (Lundberg et al. 2018, TreeSHAP): one column per feature."""

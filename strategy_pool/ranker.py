@@ -41,9 +41,9 @@ MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task.
 MOST_ROWS, LEAST_ROWS = 20_000, 50
 #: Candidates whose values are drawn: the best expected ones, and the best expected ones per second.
-_DRAWN = 300
+_DRAWN = 250
 #: Of more candidates than this a share of the trees is asked first; and how many are looked at closely then.
-_LARGE, _ROUGH, _LOOKED = 3000, 0.05, 300
+_LARGE, _ROUGH, _LOOKED = 3000, 0.05, 250
 #: What a standard deviation of the prediction is worth between candidates that expect the same.
 _TIE = 1e-3
 #: Failed trials from which it is learned which ones fail, and the probability from which a candidate comes last.

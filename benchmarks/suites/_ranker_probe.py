@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -27,16 +28,17 @@ def made_pool(count: int, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     names = sorted(load_catalog())
     networks = [f"network_{number:02d}.in1k" for number in range(_NETWORKS)]
-    rows = []
-    for number in range(count):
+    rows: dict[str, tuple[Any, ...]] = {}
+    for number in itertools.count():
+        if len(rows) == count:
+            break
         network, side, recipe = rng.choice(networks), int(rng.choice(_SIDES)), str(rng.choice(names))
         changed = {"lr": float(10 ** rng.uniform(-4, -2))} if number % 2 else {}
         mark = f"~{number:06x}" if changed else ""
-        rows.append(
-            (f"{network}@{side}/fp32/{recipe}{mark}", network, side, "fp32", recipe, json.dumps(changed))
-        )
+        candidate = f"{network}@{side}/fp32/{recipe}{mark}"
+        rows.setdefault(candidate, (candidate, network, side, "fp32", recipe, json.dumps(changed)))
     columns = ["candidate", "architecture", "resolution", "precision", "strategy", "overrides"]
-    return pd.DataFrame(rows, columns=columns).drop_duplicates("candidate", ignore_index=True)
+    return pd.DataFrame(list(rows.values()), columns=columns)
 
 
 def make_history(url: str, trials: int, tasks: int, candidates: int, seed: int) -> dict[str, Any]:
