@@ -180,11 +180,10 @@ def blend(
     stages: list[tuple[str, ...]] = [(chosen[0].trial_id,)]
     while len(chosen) < largest:
         best: tuple[tuple[float, float], Member] | None = None
-        growing = [m for m in joinable if m.growing and admits(_summed(c.costs for c in (*chosen, m)))]
-        for member in joinable if any(m.growing for m in chosen) or not growing else growing:
+        open_ = [m for m in joinable if m not in chosen and admits(_summed(c.costs for c in (*chosen, m)))]
+        growing = [] if any(m.growing for m in chosen) else [m for m in open_ if m.growing]
+        for member in growing or open_:
             together = [*chosen, member]
-            if member in chosen or not admits(_summed(m.costs for m in together)):
-                continue
             plain = dict(zip((m.trial_id for m in together), _plain(together).tolist(), strict=True))
             value = value_of(np.exp(combine(plain, by_id)))
             if best is None or value > best[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -50,8 +51,8 @@ class Interactions:
         self._parameters = self._learned(x[few], y[few])
         self._seen = x
         with torch.no_grad():
-            self._factor = self._cholesky(x, self._parameters)
-            self._weights = torch.cholesky_solve(y[:, None], self._factor)[:, 0]
+            factor = self._cholesky(x, self._parameters)
+            self._weights = torch.cholesky_solve(y[:, None], factor)[:, 0]
         return self
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
@@ -88,10 +89,9 @@ class Interactions:
                 best = (found, parameters.detach().clone())
             return loss
 
-        try:
+        # A step may leave the kernel without an inverse: then it is the best before it.
+        with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             optimizer.step(closure)
-        except RuntimeError:  # a step that left the kernel without an inverse: the best before it
-            return best[1]
         return best[1]
 
     def _cholesky(self, x: Tensor, parameters: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ sorting by importance: Cai et al. 2020, Once-for-All, section 3.3).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,7 +203,7 @@ def convert(model: nn.Module, classes: int | None = None) -> Converted:
         if number < len(chain):
             chain[number].sort()
             add(f"{name}.width", chain[number].choices(), [chain[number]])
-        least = max(len(blocks) - _droppable(blocks), _rounded_up(len(blocks) * _LEAST_DEPTH))
+        least = max(len(blocks) - _droppable(blocks), math.ceil(len(blocks) * _LEAST_DEPTH))
         depths = tuple(range(least, len(blocks) + 1))
         add(f"{name}.depth", depths, [_Depth(shorten(stage))] if len(depths) > 1 else [])
         for place, block in enumerate(blocks):
@@ -224,10 +225,6 @@ def _choices(size: int, step: int) -> tuple[int, ...]:
     return tuple(
         sorted({min(size, max(step, round(size * ratio / step) * step)) for ratio in RATIOS[:-1]} | {size})
     )
-
-
-def _rounded_up(value: float) -> int:
-    return max(1, int(-(-value // 1)))
 
 
 # --- which layers belong together, block by block ----------------------------------------------------------
@@ -282,23 +279,23 @@ def _of_inverted(block: Any) -> list[Tied]:
     if getattr(block, "conv_s2d", None) is not None:
         return []
     return _tied(
-        [block.conv_pw], [block.bn1, block.conv_dw, block.bn2], block.conv_pwl, block.bn2, block.aa, block.se
+        block.conv_pw, [block.bn1, block.conv_dw, block.bn2], block.conv_pwl, block.bn2, block.aa, block.se
     )
 
 
 def _of_edge(block: Any) -> list[Tied]:
-    return _tied([block.conv_exp], [block.bn1], block.conv_pwl, block.bn1, block.aa, block.se)
+    return _tied(block.conv_exp, [block.bn1], block.conv_pwl, block.bn1, block.aa, block.se)
 
 
 def _of_basic(block: Any) -> list[Tied]:
-    return _tied([block.conv1], [block.bn1], block.conv2, block.bn1, block.aa)
+    return _tied(block.conv1, [block.bn1], block.conv2, block.bn1, block.aa)
 
 
 def _of_bottleneck(block: Any) -> list[Tied]:
     if block.conv2.groups != 1:
         return []
-    first = _tied([block.conv1], [block.bn1], block.conv2, block.bn1)
-    second = _tied([block.conv2], [block.bn2], block.conv3, block.bn2, block.aa)
+    first = _tied(block.conv1, [block.bn1], block.conv2, block.bn1)
+    second = _tied(block.conv2, [block.bn2], block.conv3, block.bn2, block.aa)
     return [*first, *second] if first and second else []
 
 
@@ -309,11 +306,11 @@ def _of_perceptron(block: Any) -> list[Tied]:
     ):
         return []
     between = [layers.grn] if hasattr(layers, "grn") else []
-    return _tied([layers.fc1], between, layers.fc2, layers.fc1)
+    return _tied(layers.fc1, between, layers.fc2, layers.fc1)
 
 
 def _tied(
-    writers: Sequence[nn.Module],
+    writer: nn.Module,
     channelwise: Sequence[nn.Module],
     reader: nn.Module,
     gain: nn.Module,
@@ -322,11 +319,11 @@ def _tied(
     """One group, or none where something in between is not known.
 
     Args:
-        writers, channelwise, reader: as in :class:`Tied`.
+        writer, channelwise, reader: as in :class:`Tied`.
         gain: says how large the channels are.
         others: what else works on the channels: nothing, or squeeze and excite.
     """
-    writers, readers = list(writers), [reader]
+    writers, readers = [writer], [reader]
     for other in others:
         if _is_nothing(other):
             continue

@@ -65,6 +65,8 @@ class Features:
             if is_numeric_dtype(values) and not is_bool_dtype(values):
                 known = values.to_numpy(dtype=float, na_value=np.nan)
                 finite = known[np.isfinite(known)]
+                if not len(finite):
+                    continue
                 self.low[name] = float(finite.min())
                 self.span[name] = float(finite.max() - finite.min()) or 1.0
                 if len(unique := np.unique(finite)) <= _FEW:
@@ -84,10 +86,10 @@ class Features:
         return np.array([False] * numbers + [True] * codes)
 
     def plain(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return float64 [rows, columns]: numbers within 0 and 1 over the range that was seen, codes of categories.
+        """Return float64 [rows, columns]: numbers within 0 and 1 over the range that was seen, codes of categories; a gap lies in the middle.
 
         Raises:
-            TableError: a column is missing, or a number is none.
+            TableError: a column is missing.
         """
         columns = [*self.low, *self.categories]
         missing = [name for name in columns if name not in frame.columns]
@@ -98,7 +100,8 @@ class Features:
             values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
             found.append(np.where(np.isfinite(values), (values - low) / self.span[name], 0.5))
         for name in self.gaps:
-            found.append(frame[name].isna().to_numpy(dtype=float))
+            values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+            found.append((~np.isfinite(values)).astype(float))
         for name, known in self.categories.items():
             values = frame[name]
             codes = pd.Index(known).get_indexer(values.astype(str).where(values.notna(), None))
@@ -313,16 +316,16 @@ class CostPredictor:
         if not (np.isfinite(latency) & (latency > 0)).all():
             raise TableError("a latency is not a number above 0")
         self.gates = find_gates(frame)
+        missed: dict[str, np.ndarray] = {}
         if self.gates:
             gated = without_absent(frame, self.gates)
-            if _error(_left_out("trees", gated, latency, seed)) < _error(
-                _left_out("trees", frame, latency, seed)
-            ):
-                frame = gated
+            with_gates, without = (_left_out("trees", rows, latency, seed) for rows in (gated, frame))
+            if _error(with_gates) < _error(without):
+                frame, missed["trees"] = gated, with_gates
             else:
-                self.gates = []
+                self.gates, missed["trees"] = [], without
         names = [name for name in MEMBERS if name != "interactions" or len(frame) <= _MOST_FOR_PROCESS]
-        missed = {name: _left_out(name, frame, latency, seed) for name in names}
+        missed |= {name: _left_out(name, frame, latency, seed) for name in names if name not in missed}
         self.errors = {name: _error(gap) for name, gap in missed.items()}
         self.chosen = min(self.errors, key=lambda name: self.errors[name])
         self._missed = np.sort(missed[self.chosen])

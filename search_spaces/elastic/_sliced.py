@@ -73,25 +73,18 @@ def _view(name: str) -> property:
     return property(get)
 
 
-class _Conv(Sliced):
+class _Layer(Sliced):
     weight, bias = _view("weight"), _view("bias")
 
+
+class _Conv(_Layer):
     @property
     def groups(self) -> int:
         return 1 if self.most_in else self.width
 
 
-class _Linear(Sliced):
-    weight, bias = _view("weight"), _view("bias")
-
-
-class _Norm(Sliced):
-    weight, bias = _view("weight"), _view("bias")
+class _Norm(_Layer):
     running_mean, running_var = _view("running_mean"), _view("running_var")
-
-
-class _Channelwise(Sliced):
-    weight, bias = _view("weight"), _view("bias")
 
 
 def slice_layer(module: nn.Module) -> Any:
@@ -115,11 +108,11 @@ def slice_layer(module: nn.Module) -> Any:
             raise TypeError(f"a convolution in {layer.groups} groups cannot be sliced")
         mixin, out, inside = _Conv, layer.out_channels, layer.in_channels if layer.groups == 1 else 0
     elif isinstance(layer, nn.Linear):
-        mixin, out, inside = _Linear, layer.out_features, layer.in_features
+        mixin, out, inside = _Layer, layer.out_features, layer.in_features
     elif isinstance(layer, nn.BatchNorm2d):
         mixin, out, inside = _Norm, layer.num_features, 0
     else:
-        mixin, out, inside = _Channelwise, len(layer.weight), 0
+        mixin, out, inside = _Layer, len(layer.weight), 0
     plain: type[nn.Module] = type(module)
     layer.__class__ = _class(plain, mixin)
     layer.most_out, layer.most_in, layer.width, layer.inside = out, inside, out, inside
