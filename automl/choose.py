@@ -13,9 +13,11 @@ import numpy as np
 
 from automl.ensemble import Member, Selection, blend, calibrate, select
 from automl.evaluation import metrics, operating_point
+from automl.plan import Refit
 from automl.records import Outcome, TrialSpec
 from automl.task import Constraint, Objective
 from automl.trial import likelihood, smooth_score
+from strategy_pool.strategy import FROZEN_METHODS
 
 #: Share of a latency limit that members may add up to; the joint graph costs a little more than its parts.
 _HEADROOM = 0.95
@@ -180,3 +182,34 @@ class Chooser:
             return -missed, smooth_score(float(point.objective), labels, probabilities)
 
         return likely if self.by_likelihood(limits) else value
+
+
+def choose_refits(run: Any) -> list[Refit]:
+    """The fine-tuned members of a run's best choices, as many as there are workers.
+
+    Args:
+        run: the :class:`automl.run.Run`, whose search is over.
+    """
+    from automl.finish import cost_table
+
+    costs = cost_table(run.table, cautious=True)
+    chooser = Chooser(run.finished, run.dataset, run.task.objective, costs, run.most_macs)
+    weights: dict[str, float] = {}
+    by_id = {spec.trial_id: spec for spec, _ in run.finished}
+    macs = 0.0
+    for limits in run.limits or (run.task.constraints,):
+        choices = chooser.choices(limits)
+        chosen = choices[0].weights if choices else {}
+        for name, weight in chosen.items():
+            weights[name] = weights.get(name, 0.0) + weight
+        macs = max(macs, sum(run.macs[by_id[name].candidate.triple] for name in chosen))
+    if weights:
+        # Now that it is known who will answer, mostly less; and there are models already.
+        run.clock.keep_for(run.scored[0], macs, run.scored[1], most=0.8)
+    done = {spec.initial for spec, outcome in run.finished if spec.purpose == "refit"}
+    tuned = [
+        name
+        for name in sorted(weights, key=lambda n: -weights[n])
+        if by_id[name].strategy["method"] not in FROZEN_METHODS and str(run.store.folder(name)) not in done
+    ]
+    return [Refit(by_id[name].candidate, name) for name in tuned[: max(run.workers, 2)]]

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from automl.errors import AutomlError, InputError, did_you_mean
+from automl.extract_cli import extract
 from automl.latency_cli import app as latency_app
 from automl.pool_cli import app as pool_app
 from automl.rerank_cli import app as rerank_app
@@ -31,13 +32,19 @@ app.add_typer(pool_app, name="pool")
 app.add_typer(history_app, name="history")
 app.add_typer(latency_app, name="latency")
 app.add_typer(rerank_app, name="rerank")
+app.command("extract", epilog="Example: automl extract automl-runs/parts -c 'latency_ms<=2' --out small")(
+    extract
+)
 
 Data = Annotated[str, typer.Argument(help="image folder (class/file), CSV or Parquet manifest, or .npz")]
 Limit = Annotated[
     list[str], typer.Option("--constraint", "-c", help="limit such as 'latency_ms<=5'; repeatable")
 ]
 Goal = Annotated[str, typer.Option(help="metric that is maximised within the limits")]
-Where = Annotated[str, typer.Option(help="device the model will run on: cpu:THREADS or cuda:INDEX")]
+Where = Annotated[
+    str,
+    typer.Option(help="device the model will run on: cpu:THREADS, cuda:INDEX, or the device.json of a kit"),
+]
 Weights = Annotated[list[str], typer.Option("--weights-dir", help="folder of pretrained models; repeatable")]
 Names = Annotated[
     list[str], typer.Option("--backbone", help="model by name: timm tag, local-dir:PATH; repeatable")
@@ -89,7 +96,9 @@ def submit(
     explore: Annotated[
         float, typer.Option(min=0, max=1, help="share of the trials that Optuna proposes beside the pool")
     ] = EXPLORE_SHARE,
-    no_supernet: Annotated[bool, typer.Option("--no-supernet", help="no subnets of a supernet")] = False,
+    no_supernet: Annotated[
+        bool, typer.Option("--no-supernet", help="train no supernet for tight limits")
+    ] = False,
     column: Columns = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -121,8 +130,6 @@ def submit(
         asked = as_asked(Path(resume), asked, _typed(context))
     sets, columns = asked.pop("limits"), asked.pop("columns")
     task = Task.make(data, **asked)
-    if no_supernet:
-        print("--no-supernet changes nothing yet: this version searches no subnets", file=sys.stderr)
     folder = resume or out or automl.new_run_folder(data)
     _run_folder.append(Path(folder).expanduser())
     from automl.engine import submit as run  # only now, so that a wrong command is answered at once
@@ -136,6 +143,7 @@ def submit(
         ray_address=ray_address,
         use_pool=not no_pool,
         use_search=not no_pool,
+        use_supernet=not no_supernet,
         explore=explore,
         workers=workers,
         columns=columns,

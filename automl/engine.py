@@ -31,6 +31,7 @@ def submit(
     ray_address: str | None = None,
     use_pool: bool = True,
     use_search: bool = True,
+    use_supernet: bool = True,
     explore: float = EXPLORE_SHARE,
     workers: int | None = None,
     in_process: bool = False,
@@ -48,6 +49,7 @@ def submit(
         ray_address: of an existing Ray cluster.
         use_pool: order the pool by the history; False takes the catalog's own order.
         use_search: let Optuna propose beside the pool.
+        use_supernet: train a supernet where limits keep a good backbone out and the budget allows it.
         explore: share of the trials after the pool's first ones that Optuna proposes, 0 to 1.
         workers: trials at a time, by default one per core.
         in_process: run trials one after another in this process, without Ray.
@@ -64,6 +66,7 @@ def submit(
     if not 0.0 <= explore <= 1.0:
         raise InputError(f"explore is {explore}; it is a share, from 0 to 1")
     run = Run(task, Path(out).expanduser().resolve(), resume, tuple(limits), quiet)
+    run.use_supernet = use_supernet
     with prepared(run, workers, history_url, ray_address, use_pool, in_process, columns):
         run.search(ray_address=ray_address, use_search=use_search, explore=explore, in_process=in_process)
         return run.finish()

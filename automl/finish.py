@@ -19,6 +19,7 @@ import pandas as pd
 from automl.choose import Chooser
 from automl.ensemble import Selection, build_ensemble
 from automl.errors import AutomlError
+from automl.evaluation.latency import measured_costs
 from automl.explain import why
 from automl.history_rows import versions
 from automl.records import INTERRUPTED, Outcome, TrialSpec
@@ -97,10 +98,15 @@ class Finisher:
             self.submit.notes.append(
                 "other programs used the processor while the latency was measured, so it may be better than it looks"
             )
-        costs = _costs(info, latency)
+        costs = measured_costs(info, latency)
         scored = self._score(folder, selection, point)
         spread = {"latency_ms_low": latency.low_ms, "latency_ms_high": latency.high_ms}
-        rows = checks.check(list(limits), costs={**costs, **spread}, quality=scored["metrics"]["test"])
+        rows = checks.check(
+            list(limits),
+            costs={**costs, **spread},
+            quality=scored["metrics"]["test"],
+            predicted_device=bool(task.device.profile),
+        )
         status = "ok" if all(row["satisfied"] for row in rows) else "infeasible"
         members = [self.by_id[name][0] for name in selection.weights]
         lead = max(selection.weights, key=lambda name: selection.weights[name])
@@ -123,9 +129,9 @@ class Finisher:
                 },
                 "winner": {
                     "backbone": spec.candidate.architecture,
-                    "subnet": None,
+                    "subnet": self.by_id[lead][1].metrics.get("subnet"),
                     "strategy": spec.candidate.strategy,
-                    "source": "pool" if self.submit.source_of(spec) != "search" else "search",
+                    "source": source if (source := self.submit.source_of(spec)) in SOURCES else "pool",
                     "resolution": spec.candidate.resolution,
                     "precision": spec.candidate.precision,
                     "overrides": dict(spec.candidate.overrides),
@@ -164,8 +170,8 @@ class Finisher:
                 "seed": task.seed,
                 "versions": versions(),
                 "device": {
-                    "name": str(task.device),
-                    "measured": True,
+                    "name": task.device.label,
+                    "measured": not task.device.profile,
                     "calm": latency.calm,
                     "blocks_ms": list(latency.blocks_ms),
                 },
@@ -212,7 +218,7 @@ class Finisher:
                 continue
 
             def missed(latency: Any, info: Any = info) -> float:
-                costs = _costs(info, latency, cautious=True)
+                costs = measured_costs(info, latency, cautious=True)
                 return max((c.violation(costs.get(c.name, math.nan)) for c in cost_limits), default=0.0)
 
             # A quick look is enough to turn one down; to trust one it is only when there is no time for more.
@@ -409,6 +415,8 @@ class Finisher:
         _write_json(self.submit.folder / "limits.json", {"schema_version": 1, "sets": rows})
 
 
+#: Of a winner, where it is not the pool.
+SOURCES = ("search", "supernet")
 _COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
 
 
@@ -436,17 +444,6 @@ def _tries(choices: Sequence[Selection], safest: Selection) -> list[Selection]:
     """The first choices, and after two of them the safest one."""
     first = list(choices[:_TRIES])
     return list({id(s): s for s in (*first[:2], safest, *first[2:])}.values())
-
-
-def _costs(info: Any, latency: Any, *, cautious: bool = False) -> dict[str, float]:
-    return {
-        "latency_ms": latency.upper_ms if cautious else latency.median_ms,
-        "latency_p95_ms": latency.p95_ms,
-        "memory_mb": latency.memory_mb,
-        "size_mb": info.size_bytes / 1e6,
-        "params_m": info.params / 1e6,
-        "macs_m": info.macs / 1e6,
-    }
 
 
 def _save_scores(

@@ -22,7 +22,7 @@ def trial_row(
     Args:
         task_id, run: where the trial belongs.
         spec, outcome: of the trial.
-        source: ``pool``, ``search`` or ``refit``.
+        source: ``pool``, ``search``, ``refit`` or ``supernet``.
         dataset: for the labels that go with the scores.
     """
     candidate = spec.candidate

@@ -20,6 +20,66 @@ def latency() -> None:
     """Latencies predicted from tables of measured networks."""
 
 
+@app.command(epilog="Example: automl latency measure --kit kit; automl latency measure model.onnx")
+def measure(
+    files: Annotated[list[str] | None, typer.Argument(help="ONNX files that automl exported")] = None,
+    kit: Annotated[
+        str | None, typer.Option(help="folder for a kit that measures another device; see its README.txt")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu:THREADS, cuda:INDEX, or the device.json of a kit")
+    ] = "cpu:1",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object on the last line")] = False,
+) -> None:
+    """Measure files on this machine, or make a kit of small networks that measures another device."""
+    from pathlib import Path
+
+    from automl.machine import require_runtime
+    from automl.task import Device
+
+    where = Device.parse(device)
+    where.check_present()
+    require_runtime(where)
+    if kit is not None:
+        if files:
+            raise InputError("give files to measure here, or --kit for another device, not both")
+        from automl.latency_kit import write_kit
+
+        folder = write_kit(
+            Path(kit).expanduser(), where, lambda line: print(line, file=sys.stderr, flush=True)
+        )
+        print(f"{folder} is ready; its README.txt says how it is used")
+        if as_json:
+            print(json.dumps({"kit": str(folder)}))
+        return
+    if not files:
+        raise InputError("nothing to measure; give ONNX files, or --kit FOLDER")
+    missing = next((file for file in files if not Path(file).is_file()), None)
+    if missing is not None:
+        raise InputError(f"{missing} does not exist")
+    from automl._bench import steadiness
+    from automl.evaluation.latency import Timer
+    from automl.home import cache_folder
+
+    rows = []
+    with Timer(where, steadiness(cache_folder("feasibility"), where)) as timer:
+        for file in files:
+            found = timer.measure(file)
+            told = "predicted" if where.profile else "measured"
+            print(
+                f"{file}  {found.median_ms:.4g} ms {told} for {where.label} (95 % of runs within {found.p95_ms:.4g} ms)"
+            )
+            rows.append(
+                {
+                    "file": file, "latency_ms": found.median_ms, "latency_p95_ms": found.p95_ms,
+                    "low_ms": found.low_ms, "high_ms": found.high_ms, "memory_mb": found.memory_mb,
+                    "calm": found.calm, "device": where.label, "evidence": told,
+                }
+            )  # fmt: skip
+    if as_json:
+        print(json.dumps({"files": rows}))
+
+
 @app.command(
     epilog="Example: automl latency evaluate --table measured.parquet --target ms --train 500 --json"
 )

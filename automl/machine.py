@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,20 @@ def gpus() -> int:
 
 
 def require_runtime(device: Device) -> None:
-    """Refuse a GPU on which ONNX Runtime cannot run, before anything is trained for it.
+    """Refuse a device that cannot be measured, or predicted from what is measured here, before anything is trained for it.
 
     Raises:
-        InputError: the installed ONNX Runtime has no CUDA.
+        InputError: the installed ONNX Runtime has no CUDA, or a profile starts from another machine.
     """
+    if device.profile:
+        from automl.device_profile import read_profile
+        from automl.evaluation.latency import device_name
+
+        if read_profile(device.profile).machine != device_name(replace(device, profile="")):
+            raise InputError(
+                f"device profile {device.profile} starts from another machine, processor or ONNX Runtime than this; "
+                "'automl latency measure --kit KIT' measures its kit here anew, then run measure.py there again"
+            )
     if device.kind != "cuda":
         return
     import onnxruntime

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from automl import feasibility
 from automl.aside import Aside
 from automl.errors import InputError
 from automl.home import cache_folder
+from automl.plan import COSTS_SHARE
 from automl.ranking import resolutions_for
 from automl.task import Constraint, Task
 from search_spaces.backbones import Backbone, find_backbones
@@ -99,6 +102,25 @@ def measure(
     if late:
         say(f"  {late} could not be measured in time and are left out; a larger --budget measures more")
     return table, int((~table["feasible"] & table["cause"].eq("limit")).sum())
+
+
+def measure_tried(run: Any) -> None:
+    """Where no limit asked for it: what the networks of a run's best trials cost, for the report."""
+    sets = [*run.limits, run.task.constraints]
+    scored = [(o.usable_score, s.candidate.triple) for s, o in run.finished if o.usable_score is not None]
+    if any(c.is_cost for limits in sets for c in limits) or not scored:
+        return
+    seconds = math.inf if run.clock.budget is None else COSTS_SHARE * run.clock.budget
+    run.table = feasibility.measure_tried(
+        run.table,
+        list(dict.fromkeys(triple for _, triple in sorted(scored, reverse=True))),
+        run.backbones,
+        len(run.dataset.class_names),
+        run.task.device,
+        cache_folder("feasibility"),
+        deadline=time.monotonic() + seconds,
+    )
+    run.table.to_parquet(run.folder / "search" / "feasibility.parquet")
 
 
 def macs(table: pd.DataFrame) -> Mapping[tuple[str, int, str], float]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from automl.candidate import Candidate
 from automl.records import INTERRUPTED
+from automl.supernets import SUPERNET
 
 #: Share of the time between the first trial and the end of all trials that the search gets; refits get the rest.
 SEARCH_SHARE = 0.7
@@ -167,6 +168,7 @@ class PhasedProposer:
         choose_refits: called once phase 2 is over.
         clock: deadlines.
         refits: whether phase 3 takes place.
+        choose_supernet: called once phase 1 is over; the candidate of a supernet's trial, None for none.
     """
 
     landmarks: Sequence[Candidate]
@@ -174,6 +176,7 @@ class PhasedProposer:
     choose_refits: Callable[[], list[Refit]]
     clock: Clock
     refits: bool = True
+    choose_supernet: Callable[[], Candidate | None] = lambda: None
     current: Refit | None = None
     phase: int = 1
     _landmarks_waiting: set[str] = field(default_factory=set)
@@ -182,6 +185,8 @@ class PhasedProposer:
     _refits: list[Refit] | None = None
     _refits_waiting: dict[str, Refit] = field(default_factory=dict)
     _search_waiting: set[str] = field(default_factory=set)
+    _supernet: Candidate | None = None
+    _supernet_waiting: bool = False
 
     @property
     def done(self) -> bool:
@@ -203,6 +208,7 @@ class PhasedProposer:
             if self._landmarks_waiting:
                 return None
             self._inner = self.make_proposer()
+            self._supernet = self.choose_supernet()
             self.phase = 2
         while True:
             if self.phase == 2:
@@ -242,12 +248,15 @@ class PhasedProposer:
     def _search(self, busy: Sequence[Candidate], now: float) -> Candidate | None:
         left = self.clock.search_end - now
         candidate = None
+        if self._supernet is not None:
+            candidate, self._supernet, self._supernet_waiting = self._supernet, None, True
+            return candidate
         if left > 2.0:
             candidate = self._inner.propose(busy, None if math.isinf(left) else left)
             if candidate is not None:
                 self._search_waiting.add(candidate.id)
                 return candidate
-        if not self._search_waiting:
+        if not self._search_waiting and not self._supernet_waiting:
             self.phase = 3
         return None
 
@@ -271,6 +280,9 @@ class PhasedProposer:
     ) -> None:
         """Take in how a trial ended."""
         if self._refits_waiting.pop(candidate.id, None) is not None:
+            return
+        if candidate.strategy == SUPERNET:
+            self._supernet_waiting = False
             return
         self._landmarks_waiting.discard(candidate.id)
         self._search_waiting.discard(candidate.id)

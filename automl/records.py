@@ -41,9 +41,11 @@ class TrialSpec:
         constraints: expressions of the constraints.
         shared_folder: features and trunks that trials of the run share.
         strategy: fields of the strategy with the candidate's overrides applied.
-        purpose: ``search``, or ``refit`` to train on all development images, which leaves no score.
+        purpose: ``search``; ``refit`` to train on all development images, which leaves no score; or ``supernet`` to
+            train one, which leaves subnets.
         initial: folder of a stored model that the training goes on from, None for the candidate's own start.
         images: development images that it uses, None for all.
+        limits: sets of limits that subnets are wanted for.
     """
 
     trial_id: str
@@ -63,6 +65,7 @@ class TrialSpec:
     purpose: str = "search"
     initial: str | None = None
     images: int | None = None
+    limits: list[list[str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -201,8 +201,14 @@ class Result:
         return "\n".join(lines)
 
     @property
+    def measured(self) -> bool:
+        """Whether latency was measured on the device rather than predicted for it."""
+        device = self._content.get("device") or {}
+        return not isinstance(device, Mapping) or bool(device.get("measured", True))
+
+    @property
     def device(self) -> str:
-        """Where latency was measured."""
+        """Where latency was measured, or for which device it was predicted."""
         device = self._content.get("device") or {}
         name = device.get("name") if isinstance(device, Mapping) else device
         return str(name or (self._content.get("task") or {}).get("device") or "this machine")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -14,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from automl import supernets
 from automl.aside import Aside
 from automl.candidate import Candidate
 from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
-from automl.plan import COSTS_SHARE, LANDMARK_SHARE, Clock, PhasedProposer, Refit
+from automl.plan import LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.run_folder import changed_limits, require_free, told_sets
 from automl.task import Constraint, Task, check_class_names, read_task
@@ -47,6 +47,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.aside: Aside | None = None
+        self.use_supernet = True
 
     # --- the folder -----------------------------------------------------------------------------
 
@@ -196,6 +197,7 @@ class Run:
 
     def search(self, *, ray_address: str | None, use_search: bool, explore: float, in_process: bool) -> None:
         """Run the trials of all phases."""
+        from automl.choose import choose_refits
         from automl.ranking import landmark_candidates, search_images
         from automl.search import SearchDisplay, run_search
 
@@ -228,8 +230,7 @@ class Run:
         for spec, outcome in before:
             if outcome.error == INTERRUPTED:
                 continue
-            self.finished.append((spec, outcome))
-            self._record(spec, outcome)
+            self._take(spec, outcome)
             if spec.purpose == "search":
                 done.add(spec.candidate.id)
         if self.resume:
@@ -237,7 +238,13 @@ class Run:
         self.all_landmarks = landmarks
         self.use_search, self.explore = use_search, explore
         waiting = [c for c in landmarks if c.id not in done]
-        self.phases = PhasedProposer(waiting, self._make_proposer, self._choose_refits, self.clock)
+        self.phases = PhasedProposer(
+            waiting,
+            self._make_proposer,
+            lambda: choose_refits(self),
+            self.clock,
+            choose_supernet=lambda: supernets.choose_for(self),
+        )
         start = time.monotonic()
         seconds = (lambda: self.clock.final - start) if self.clock.budget else None
         with SearchDisplay(seconds, trials=self.task.max_trials, quiet=self.quiet) as display:
@@ -269,9 +276,7 @@ class Run:
         frame = pool_frame(self.pool, self.catalog, self.table, self.backbones)
         if not self.use_pool:
             return catalog_order(frame)
-        scores: dict[str, float] = {}
-        for candidate, score in self._landmark_scores().items():
-            scores[candidate.architecture] = max(scores.get(candidate.architecture, -1.0), score)
+        scores = self.backbone_scores()
         images = len(self.sample.indices("train"))
         context = PoolContext(images, self.clock.allotment(), self.dataset.size, scores)
         if self.ranker is None:
@@ -287,6 +292,13 @@ class Run:
             for spec, outcome in self.finished
             if outcome.usable_score is not None and spec.strategy["method"] in FROZEN_METHODS
         }
+
+    def backbone_scores(self) -> dict[str, float]:
+        """Best score of a model on frozen features, per backbone."""
+        scores: dict[str, float] = {}
+        for candidate, score in self._landmark_scores().items():
+            scores[candidate.architecture] = max(scores.get(candidate.architecture, -1.0), score)
+        return scores
 
     def _make_proposer(self) -> Any:
         from automl.ranking import distinct, second_views
@@ -321,7 +333,7 @@ class Run:
             cost_hint=self._cost_hint if self.clock.budget else None,
         )
         for spec, outcome in self.finished:
-            if spec.purpose == "search":
+            if spec.purpose == "search" and not supernets.is_subnet(spec):
                 proposer.observe(
                     spec.candidate,
                     outcome.usable_score,
@@ -347,12 +359,17 @@ class Run:
     def _make_spec(self, candidate: Candidate, _left: float) -> TrialSpec:
         refit: Refit | None = self.phases.current
         trial_id = self.store.new_trial_id()
-        strategy = self.catalog[candidate.strategy].with_overrides(dict(candidate.overrides)).to_dict()
+        trains_supernet = candidate.strategy == supernets.SUPERNET
+        recipe = self.catalog[supernets.STRATEGY if trains_supernet else candidate.strategy]
+        strategy = recipe.with_overrides(dict(candidate.overrides)).to_dict()
         backbone = next(b for b in self.backbones if b.name == candidate.architecture)
         if refit is not None:
             seconds = self.phases.refit_seconds()
             initial = str(self.store.folder(refit.source))
             self.sources[trial_id] = "refit"
+        elif trains_supernet:
+            seconds, initial = supernets.SHARE * (self.clock.search_end - time.monotonic()), None
+            self.sources[trial_id] = supernets.SUPERNET
         else:
             seconds = self._search_seconds(strategy["method"])
             initial = None
@@ -372,9 +389,10 @@ class Run:
             constraints=[c.expression for c in self.task.constraints],
             shared_folder=str(self.folder / "search" / "shared"),
             strategy=strategy,
-            purpose="refit" if refit is not None else "search",
+            purpose="refit" if refit else supernets.SUPERNET if trains_supernet else "search",
             initial=initial,
             images=self.images if refit is None and self.sample.sampled is not None else None,
+            limits=[[c.expression for c in limits] for limits in self.sets] if trains_supernet else [],
         )
 
     def _search_seconds(self, method: str) -> float | None:
@@ -393,14 +411,25 @@ class Run:
         from automl.finish import preload
 
         preload()
+        self._take(spec, outcome)
+        _write_json(self.folder / "search" / "clock.json", {"used": self.clock.used()})
+
+    def _take(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """Take in a finished trial, and the subnets that it left."""
+        if supernets.is_subnet(spec):
+            supernets.admit(self, spec, outcome)
         self.finished.append((spec, outcome))
         self._record(spec, outcome)
-        _write_json(self.folder / "search" / "clock.json", {"used": self.clock.used()})
+        if spec.purpose == supernets.SUPERNET:
+            for subnet in supernets.take_over(self, spec):
+                self._take(*subnet)
 
     def _record(self, spec: TrialSpec, outcome: Outcome) -> None:
         from automl.history_rows import trial_row
 
-        if outcome.status == "stopped" and outcome.error == INTERRUPTED:
+        if spec.purpose == supernets.SUPERNET or (
+            outcome.status == "stopped" and outcome.error == INTERRUPTED
+        ):
             return
         try:
             self.history.add_trial(
@@ -411,8 +440,13 @@ class Run:
             self.say(f"  {self.notes[-1]}")
 
     def source_of(self, spec: TrialSpec) -> str:
-        """Where a trial came from: pool, search or refit."""
-        known = "refit" if spec.purpose == "refit" else "search" if spec.candidate.overrides else "pool"
+        """Where a trial came from: pool, search, refit or supernet."""
+        if spec.purpose == "refit":
+            known = "refit"
+        elif spec.purpose == supernets.SUPERNET or supernets.is_subnet(spec):
+            known = supernets.SUPERNET
+        else:
+            known = "search" if spec.candidate.overrides else "pool"
         return self.sources.get(spec.trial_id, known)
 
     def _violations(self, spec: TrialSpec, outcome: Outcome) -> dict[str, float]:
@@ -423,66 +457,16 @@ class Run:
             return {}
         return violations(Path(spec.folder), self.dataset, self.task.objective, limits)
 
-    # --- the choice -------------------------------------------------------------------------------
-
-    def _choose_refits(self) -> list[Refit]:
-        """The fine-tuned members of the best choices, as many as there are workers."""
-        from automl.choose import Chooser
-        from automl.finish import cost_table
-
-        costs = cost_table(self.table, cautious=True)
-        chooser = Chooser(self.finished, self.dataset, self.task.objective, costs, self.most_macs)
-        weights: dict[str, float] = {}
-        by_id = {spec.trial_id: spec for spec, _ in self.finished}
-        macs = 0.0
-        for limits in self.limits or (self.task.constraints,):
-            choices = chooser.choices(limits)
-            chosen = choices[0].weights if choices else {}
-            for name, weight in chosen.items():
-                weights[name] = weights.get(name, 0.0) + weight
-            macs = max(macs, sum(self.macs[by_id[name].candidate.triple] for name in chosen))
-        if weights:
-            # Now that it is known who will answer, mostly less; and there are models already.
-            self.clock.keep_for(self.scored[0], macs, self.scored[1], most=0.8)
-        done = {spec.initial for spec, outcome in self.finished if spec.purpose == "refit"}
-        tuned = [
-            name
-            for name in sorted(weights, key=lambda n: -weights[n])
-            if by_id[name].strategy["method"] not in FROZEN_METHODS
-            and str(self.store.folder(name)) not in done
-        ]
-        return [Refit(by_id[name].candidate, name) for name in tuned[: max(self.workers, 2)]]
-
-    def _measure_tried(self) -> None:
-        """Where no limit asked for it: what the networks of the best trials cost, for the report."""
-        from automl import feasibility
-        from automl.home import cache_folder
-
-        sets = [*self.limits, self.task.constraints]
-        scored = [
-            (o.usable_score, s.candidate.triple) for s, o in self.finished if o.usable_score is not None
-        ]
-        if any(c.is_cost for limits in sets for c in limits) or not scored:
-            return
-        seconds = math.inf if self.clock.budget is None else COSTS_SHARE * self.clock.budget
-        self.table = feasibility.measure_tried(
-            self.table,
-            list(dict.fromkeys(triple for _, triple in sorted(scored, reverse=True))),
-            self.backbones,
-            len(self.dataset.class_names),
-            self.task.device,
-            cache_folder("feasibility"),
-            deadline=time.monotonic() + seconds,
-        )
-        self.table.to_parquet(self.folder / "search" / "feasibility.parquet")
+    # --- the end ----------------------------------------------------------------------------------
 
     def finish(self) -> Any:
         """Export, measure and report for each set of limits."""
+        from automl import networks
         from automl.finish import Finisher, preload
 
         began = time.monotonic()
         preload().join()
-        self._measure_tried()
+        networks.measure_tried(self)
         finisher = Finisher(self, began)
         if not self.limits:
             return finisher.run(self.folder, self.task)

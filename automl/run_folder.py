@@ -12,7 +12,7 @@ from automl.task import Constraint, Task, check_constraints, read_task
 #: What a run writes into its folder.
 WRITTEN = (
     "model.onnx", "labels.json", "result.json", "trials.parquet", "report.html", "MODEL_CARD.md", "checkpoints",
-    "limits.json",
+    "limits.json", "supernet.safetensors",
 )  # fmt: skip
 
 #: Names of what a run remembers, as :meth:`automl.task.Task.make` and :func:`automl.engine.submit` call them.

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -206,18 +206,30 @@ class Budget:
 
 @dataclass(frozen=True)
 class Device:
-    """Where the exported model will run: ``cpu:THREADS`` or ``cuda:INDEX``."""
+    """Where the exported model will run: ``cpu:THREADS``, ``cuda:INDEX``, or a device that a profile describes.
+
+    Attributes:
+        kind: ``cpu`` or ``cuda``; of the device here that a profile starts from.
+        number: threads or index.
+        profile: file of a :class:`automl.device_profile.DeviceProfile`; empty for a device of this machine.
+    """
 
     kind: str = "cpu"
     number: int = 1
+    profile: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Device:
-        """Parse ``cpu``, ``cpu:1`` or ``cuda:0``.
+        """Parse ``cpu``, ``cpu:1``, ``cuda:0`` or the path of a profile, which ends in ``.json``.
 
         Raises:
-            InputError: another form, or more threads than this machine has.
+            InputError: another form, more threads than this machine has, or a profile that cannot be used.
         """
+        if str(text).strip().endswith(".json"):
+            from automl.device_profile import read_profile
+
+            path = Path(str(text).strip()).expanduser().resolve()
+            return replace(cls.parse(read_profile(path).base), profile=str(path))
         match = re.fullmatch(r"\s*(cpu|cuda)(?::(\d+))?\s*", str(text))
         if match is None:
             kind = re.split(r"[\W\d]", str(text).strip().lower())[0]
@@ -225,7 +237,7 @@ class Device:
             found = difflib.get_close_matches(kind, close, n=1)
             hint = f"; did you mean '{close[found[0]]}'?" if found else ";"
             raise InputError(
-                f"device '{text}' is not known{hint} use cpu:1 (one thread), cpu:2, …, or cuda:0"
+                f"device '{text}' is not known{hint} use cpu:1 (one thread), cpu:2, …, cuda:0, or the device.json of a kit"
             )
         number = int(match[2]) if match[2] is not None else (1 if match[1] == "cpu" else 0)
         cores = os.cpu_count() or 1
@@ -258,8 +270,17 @@ class Device:
         """Number of the GPU."""
         return self.number if self.kind == "cuda" else 0
 
+    @property
+    def label(self) -> str:
+        """What it is called in reports."""
+        if not self.profile:
+            return str(self)
+        from automl.device_profile import read_profile
+
+        return read_profile(self.profile).name
+
     def __str__(self) -> str:
-        return f"{self.kind}:{self.number}"
+        return self.profile or f"{self.kind}:{self.number}"
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,9 @@ def _fit(spec: TrialSpec, state: _State) -> Generator[Progress, None, None]:
         if spec.images is not None:
             dataset = dataset.sample(spec.images)
         backbone = Backbone.from_dict(spec.backbone)
-        if spec.strategy["method"] in FROZEN:
+        if spec.purpose == "supernet":
+            yield from _supernet(spec, state, dataset, backbone)
+        elif spec.strategy["method"] in FROZEN:
             yield from _frozen(spec, state, dataset, backbone)
         else:
             yield from _tuned(spec, state, dataset, backbone)
@@ -395,6 +397,21 @@ def _tuned(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gener
             state.held.append(Held(partial(load_model, kept), [(fold.train, fold.validation)]))
         state.metrics[f"fold{number}"] = fold.notes
         state.metrics["epochs"] = round(float(np.mean([f.epochs for f in folds[: number + 1]])), 3)
+
+
+def _supernet(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Generator[Progress, None, None]:
+    """Train a supernet; it has no score of its own, its subnets have."""
+    from automl.supernet_trial import fit_supernet
+
+    steps = fit_supernet(spec, state.folder, dataset, backbone)
+    while True:
+        try:
+            fraction = next(steps)
+        except StopIteration as end:
+            state.metrics.update(end.value)
+            break
+        yield state_progress(state, fraction)
+    yield state_progress(state, 1.0)
 
 
 def _merged(model: Any) -> Any:

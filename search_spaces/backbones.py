@@ -36,6 +36,12 @@ HUB_DEFAULTS = (
 )
 
 
+#: Architectures of timm's that :func:`search_spaces.convert.convert` knows.
+_CONVERTIBLE = re.compile(r"(tf_|test_)?(resnet\d|mobilenetv[123]|efficientnet|convnext_|vit_|deit_)")
+#: Family of a subnet that was taken out of a supernet (:meth:`search_spaces.stored.Stored.backbone`).
+SUBNET = "subnet"
+
+
 class BackboneError(ValueError):
     """A backbone cannot be had or built; the message says what to do."""
 
@@ -52,7 +58,7 @@ class Backbone:
         mean, std: normalisation of inputs in 0..1.
         licence: of the weights, as they state it.
         num_features: width of the pooled features; None where unknown.
-        family: ``timm`` or a name of :data:`search_spaces.families.FAMILIES`.
+        family: ``timm``, a name of :data:`search_spaces.families.FAMILIES`, or :data:`SUBNET`.
     """
 
     name: str
@@ -122,6 +128,11 @@ def find_backbones(
         for name in families.architectures():
             found.setdefault(name, scratch(name))
     return list(found.values()), skipped
+
+
+def may_convert(architecture: str) -> bool:
+    """Whether an architecture of timm's is of a kind that becomes a supernet, as far as its name tells."""
+    return _CONVERTIBLE.match(architecture) is not None
 
 
 def scratch(name: str) -> Backbone:
@@ -275,6 +286,13 @@ def create_backbone(backbone: Backbone, *, num_classes: int = 0, pretrained: boo
     if backbone.family != "timm":
         if num_classes:
             raise BackboneError("a family's network has no head of its own; put one on its features")
+        if backbone.family == SUBNET:
+            from search_spaces.stored import plain_network
+
+            try:
+                return plain_network(backbone)
+            except ValueError as error:
+                raise BackboneError(f"{backbone.name} cannot be built ({_line(error)})") from error
         return families.create(backbone.architecture)
     import timm
 

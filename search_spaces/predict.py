@@ -293,11 +293,17 @@ def without_absent(frame: pd.DataFrame, gates: Sequence[Gate]) -> pd.DataFrame:
 class CostPredictor:
     """The member with the smallest error in cross-validation, with upper bounds from what it missed there.
 
+    Args:
+        members: names of those that are tried.
+
     Attributes:
         chosen: name of the member.
         errors: mean absolute relative error of each member in cross-validation.
         gates: columns whose values are taken as meaningless for some rows, where cross-validation says that this helps.
     """
+
+    def __init__(self, members: Sequence[str] = tuple(MEMBERS)) -> None:
+        self.members = members
 
     def fit(self, frame: pd.DataFrame, latency: np.ndarray, seed: int = 0) -> CostPredictor:
         """Learn.
@@ -324,7 +330,8 @@ class CostPredictor:
                 frame, missed["trees"] = gated, with_gates
             else:
                 self.gates, missed["trees"] = [], without
-        names = [name for name in MEMBERS if name != "interactions" or len(frame) <= _MOST_FOR_PROCESS]
+            missed = {name: gap for name, gap in missed.items() if name in self.members}
+        names = [name for name in self.members if name != "interactions" or len(frame) <= _MOST_FOR_PROCESS]
         missed |= {name: _left_out(name, frame, latency, seed) for name in names if name not in missed}
         self.errors = {name: _error(gap) for name, gap in missed.items()}
         self.chosen = min(self.errors, key=lambda name: self.errors[name])

@@ -52,6 +52,21 @@ class Codes:
         """Return the subnet of a row."""
         return {d.name: d.choices[int(at)] for d, at in zip(self.space.dimensions, row, strict=True)}
 
+    def text(self, row: np.ndarray) -> str:
+        """Return a row as one character for each dimension, the position of its choice to base 36."""
+        return "".join(np.base_repr(int(at), 36).lower() for at in row)
+
+    def row(self, text: str) -> np.ndarray:
+        """Return the row of such a text.
+
+        Raises:
+            ValueError: it is none of this space.
+        """
+        row = np.array([int(at, 36) for at in text], dtype=int)
+        if row.shape != self.sizes.shape or (row >= self.sizes).any():
+            raise ValueError(f"'{text[:80]}' is no subnet of this space")
+        return row
+
     def values(self, rows: np.ndarray) -> np.ndarray:
         """Return what predictors see, float [n, dimensions]: the choices themselves, 0 where a block is absent."""
         chosen = self._table[np.arange(len(self.sizes)), rows]
@@ -79,6 +94,14 @@ class Codes:
 
     def _canonical(self, rows: np.ndarray) -> np.ndarray:
         return np.where(self._absent(rows), 0, rows)
+
+
+def spread(space: Space, count: int, seed: int = 0) -> list[dict[str, int]]:
+    """Return different subnets of all sizes: both ends of the space, then drawn ones; fewer where there are no more."""
+    codes = Codes(space)
+    ends = codes.of([space.smallest(), space.largest()])
+    rows = np.concatenate([ends, codes.drawn(4 * count, np.random.default_rng(seed))])
+    return [codes.subnet(row) for row in _different(rows)[:count]]
 
 
 def propose(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -16,6 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from search_spaces.supernet import Subnet, Supernet
 
+#: Of logits ``[N, classes]`` and labels.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,7 +27,8 @@ class Batch:
     Attributes:
         images: ``[N, 3, H, W]``, normalised.
         labels: ``[N]`` classes, or ``[N, classes]`` shares of the classes.
-        teacher: ``[N, classes]`` logits of a teacher for these very images; None without one.
+        teacher: logits of a teacher for these very images, ``[N, classes]``, or ``[N, T]`` for classes of its own, which
+            the last T outputs of the supernet's classifier then learn beside the labels; None without one.
     """
 
     images: Tensor
@@ -74,6 +78,7 @@ class Step:
         progress: share of the training that is done.
         largest, smallest: losses of the two, NaN where the step did not train it.
         learning_rate: of the step.
+        net: the supernet as it would be returned now.
     """
 
     number: int
@@ -81,6 +86,17 @@ class Step:
     largest: float
     smallest: float
     learning_rate: float
+    net: Supernet
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the numbers."""
+        return {
+            "number": self.number,
+            "progress": self.progress,
+            "largest": self.largest,
+            "smallest": self.smallest,
+            "learning_rate": self.learning_rate,
+        }
 
 
 def train_supernet(
@@ -91,9 +107,9 @@ def train_supernet(
     *,
     seed: int = 0,
     precision: torch.dtype | None = None,
-    report: Callable[[Step, Supernet], None] | None = None,
+    loss: Loss | None = None,
     report_every: int = 50,
-) -> Supernet:
+) -> Generator[Step, None, Supernet]:
     """Train a supernet until ``progress`` reaches 1.
 
     Args:
@@ -104,9 +120,12 @@ def train_supernet(
             lasts a number of steps or a time, as the caller likes.
         seed: of the subnets that are drawn.
         precision: the lower precision of the arithmetic, e.g. ``torch.bfloat16``; None for the weights' own.
-        report: called every ``report_every`` steps and after the last, with the step and the supernet as it
-            would be returned now.
+        loss: of logits ``[N, classes]`` and labels, or shares of the classes; cross-entropy with the recipe's smoothing
+            by default. What one subnet learns from another is cross-entropy in any case.
         report_every: steps between two reports.
+
+    Yields:
+        every ``report_every`` steps and after the last one, the step with the supernet as it would be returned now.
 
     Returns:
         The trained supernet: the average of its weights where the recipe asks for one, else ``net``.
@@ -128,7 +147,7 @@ def train_supernet(
             group["lr"] = rate
         batch = next(batches)
         optimizer.zero_grad(set_to_none=True)
-        largest, smallest = _backward(net, batch, recipe, rng, precision)
+        largest, smallest = _backward(net, batch, recipe, rng, precision, loss)
         nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         optimizer.step()
         if averaged is not None:
@@ -140,10 +159,9 @@ def train_supernet(
         losses = [float(loss) for loss in (largest, smallest) if loss is not None]
         if not all(math.isfinite(loss) for loss in losses):
             raise FloatingPointError(f"a loss is {losses} after {step} steps: lower the learning rate")
-        if report is not None:
-            each = [math.nan if loss is None else float(loss) for loss in (largest, smallest)]
-            report(Step(step, min(done, 1.0), each[0], each[1], rate), _result(net, averaged))
-            net.train()
+        each = [math.nan if loss is None else float(loss) for loss in (largest, smallest)]
+        yield Step(step, min(done, 1.0), each[0], each[1], rate, _result(net, averaged))
+        net.train()
     return _result(net, averaged)
 
 
@@ -153,11 +171,16 @@ def _result(net: Supernet, averaged: AveragedModel | None) -> Supernet:
 
 
 def _backward(
-    net: Supernet, batch: Batch, recipe: Recipe, rng: np.random.Generator, precision: torch.dtype | None
+    net: Supernet,
+    batch: Batch,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    precision: torch.dtype | None,
+    by_labels: Loss | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Add the gradients of one step; return the losses of the largest and of the smallest subnet."""
     space = net.space
-    taught = None if batch.teacher is None else batch.teacher.float().softmax(1)
+    opinion = None if batch.teacher is None else batch.teacher.float().softmax(1)
 
     def run(subnet: Subnet, dropout: float = 0.0) -> Tensor:
         net.activate(subnet)
@@ -166,26 +189,37 @@ def _backward(
         with lower if precision is not None else contextlib.nullcontext():
             return net(batch.images).float()
 
-    def from_labels(logits: Tensor) -> Tensor:
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=recipe.smoothing)
-        if taught is None:
+    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs that learn from labels and those that learn from the teacher, which may be the same."""
+        if opinion is None or opinion.shape[1] == logits.shape[1]:
+            return logits, logits
+        return logits[:, : -opinion.shape[1]], logits[:, -opinion.shape[1] :]
+
+    def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
+
+    def loss_of(logits: Tensor, labels: Tensor, how: Loss) -> Tensor:
+        of_labels, of_teacher = parts(logits)
+        loss = how(of_labels, labels)
+        if opinion is None:
             return loss
-        return (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * F.cross_entropy(logits, taught)
+        weight = recipe.teacher_weight
+        return (1 - weight) * loss + weight * F.cross_entropy(of_teacher, opinion)
 
     if recipe.mode == "random":
-        loss = from_labels(run(space.sample(rng, coupled=recipe.coupled)))
+        loss = loss_of(run(space.sample(rng, coupled=recipe.coupled)), batch.labels, by_labels or smoothed)
         loss.backward()
         return loss.detach(), None
     logits = run(space.largest(), recipe.dropout)
-    largest = from_labels(logits)
+    largest = loss_of(logits, batch.labels, by_labels or smoothed)
     largest.backward()
-    target = logits.detach().softmax(1)
-    if taught is not None:
-        target = (1 - recipe.teacher_weight) * target + recipe.teacher_weight * taught
-    others = [space.smallest(), *(space.sample(rng, coupled=recipe.coupled) for _ in range(recipe.draws))]
+    target = parts(logits.detach())[0].softmax(1)
     losses = []
-    for subnet in others:
-        loss = F.cross_entropy(run(subnet), target)
+    for subnet in [
+        space.smallest(),
+        *(space.sample(rng, coupled=recipe.coupled) for _ in range(recipe.draws)),
+    ]:
+        loss = loss_of(run(subnet), target, F.cross_entropy)
         loss.backward()
         losses.append(loss.detach())
     return largest.detach(), losses[0]

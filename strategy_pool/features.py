@@ -19,8 +19,8 @@ LANDMARK_METHOD = "logistic"
 #: What they tell, and of what it counts how far a network is behind the best one.
 _LANDMARKS = ["probe", "knn", "separability", "dimension", "logme"]
 _GAPS = ("probe", "knn", "logme")
-#: Where a trial comes from whose score is on no validation images.
-_REFIT = "refit"
+#: Where trials come from whose score is on no validation images, or whose network no other task has.
+_NOT_LEARNED = ("refit", "supernet")
 
 
 def candidate_features(candidates: pd.DataFrame, catalog: Mapping[str, Strategy]) -> pd.DataFrame:
@@ -146,7 +146,7 @@ def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[st
     Raises:
         TableError: the history holds no trial.
     """
-    trials = trials[trials["source"].ne(_REFIT).fillna(True).astype(bool)].reset_index(drop=True)
+    trials = trials[~trials["source"].isin(_NOT_LEARNED)].reset_index(drop=True)
     tasks = tasks[tasks["task_id"].isin(trials["task_id"])]
     told = pd.DataFrame(
         [_task_features(task.features) for task in tasks.itertuples()], index=tasks["task_id"].astype(str)

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -111,6 +111,12 @@ class Timer:
     def __init__(self, device: Device, steadiness: Steadiness | None = None) -> None:
         self.device = device
         self.steadiness = steadiness or Steadiness()
+        self._there: Any = None
+        if device.profile:
+            from automl.device_profile import read_profile
+            from automl.evaluation._there import There
+
+            self._name, self._there = device.label, There(read_profile(device.profile))
         self._child: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Timer:
@@ -129,7 +135,7 @@ class Timer:
             child.communicate()
 
     def measure(self, path: str | os.PathLike[str], *, thorough: bool = True) -> Latency:
-        """Measure one file.
+        """Measure one file; for a device that a profile describes, predict from what is measured here.
 
         Args:
             path: of an exported model.
@@ -152,7 +158,7 @@ class Timer:
         if thorough and calm:
             self.steadiness.note(blocks)
         runs = np.concatenate(answer["blocks"])
-        return Latency(
+        found = Latency(
             median_ms=float(np.median(runs)),
             p95_ms=float(np.percentile(runs, 95)),
             low_ms=min(blocks),
@@ -162,6 +168,24 @@ class Timer:
             memory_mb=answer["memory_mb"],
             calm=calm,
             device=str(self.device),
+        )
+        return found if self._there is None else self._predicted(found, Path(path))
+
+    def _predicted(self, here: Latency, path: Path) -> Latency:
+        """What a device that is not here takes; in a slow moment it is slower by what the prediction may be off, too."""
+        from automl.evaluation._there import precision_of
+
+        middle = self._there.latency(here.median_ms, precision_of(path))
+        scale = middle / here.median_ms
+        return replace(
+            here,
+            median_ms=middle,
+            p95_ms=here.p95_ms * scale,
+            low_ms=here.low_ms * scale,
+            high_ms=here.high_ms * scale,
+            upper_ms=here.upper_ms * scale * self._there.factor,
+            blocks_ms=tuple(block * scale for block in here.blocks_ms),
+            device=self._name,
         )
 
     def _ask(self, path: Path, blocks: int, seconds: float, pause: float) -> dict[str, Any]:
@@ -224,6 +248,24 @@ def measure_latency(
         return timer.measure(path, thorough=thorough)
 
 
+def measured_costs(info: Any, latency: Latency, *, cautious: bool = False) -> dict[str, float]:
+    """Costs of a file by their names in limits.
+
+    Args:
+        info: a :class:`automl.export.ExportInfo`.
+        latency: of the same file.
+        cautious: whether the latency is that of a slow moment.
+    """
+    return {
+        "latency_ms": latency.upper_ms if cautious else latency.median_ms,
+        "latency_p95_ms": latency.p95_ms,
+        "memory_mb": latency.memory_mb,
+        "size_mb": info.size_bytes / 1e6,
+        "params_m": info.params / 1e6,
+        "macs_m": info.macs / 1e6,
+    }
+
+
 def _graphics_cards() -> str:
     """Models of the NVIDIA devices of this machine, as the driver tells them."""
     found = []
@@ -252,4 +294,6 @@ def device_name(device: Device) -> str:
     text = f"{processor.strip()}|{os.cpu_count()}|{onnxruntime.__version__}"
     if device.kind == "cuda":
         text += f"|{os.environ.get('CUDA_VISIBLE_DEVICES')}|{_graphics_cards()}"
+    if device.profile:
+        text += f"|{hashlib.sha256(Path(device.profile).read_bytes()).hexdigest()}"
     return f"{device.kind}-{device.number}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

@@ -189,7 +189,11 @@ def environment(run: Run) -> str:
     parts = (("data", "reading the data"), ("search", "search"), ("final", "export and checks"))
     facts = [
         ("goal", wording.title(run.result.objective)),
-        ("device", run.result.device + (" (measured on this machine)" if measured else "")),
+        (
+            "device",
+            run.result.device
+            + (" (measured on this machine)" if measured else " (predicted)" if device else ""),
+        ),
         (
             "budget",
             f"{task['max_trials']} trials"

@@ -15,6 +15,7 @@ from automl.training._losses import make_loss
 from automl.training._methods import FINE_TUNING, FROZEN
 from automl.training._model import Features, VisionModel, load_model, new_model, save_model
 from automl.training._precision import mixed_precision
+from automl.training._supernet import subnet_probabilities, supernet_of
 
 __all__ = [
     "FINE_TUNING",
@@ -36,4 +37,6 @@ __all__ = [
     "mixed_precision",
     "new_model",
     "save_model",
+    "subnet_probabilities",
+    "supernet_of",
 ]

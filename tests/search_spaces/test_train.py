@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from search_spaces import families, pretrain
+from search_spaces._views import KEPT, Augmentation, Images, Views, read_images
+from search_spaces.stored import load
 from search_spaces.supernet import Supernet
 from search_spaces.train import Batch, Recipe, Step, recalibrate, train_supernet
 
@@ -34,17 +39,9 @@ def _batches(teacher: bool = False) -> Iterator[Batch]:
 
 def _trained(recipe: Recipe, steps: int = 30, teacher: bool = False) -> tuple[Supernet, list[Step]]:
     torch.manual_seed(0)
-    seen: list[Step] = []
     net = families.supernet("mobile", 3)
-    net = train_supernet(
-        net,
-        _batches(teacher),
-        recipe,
-        lambda step: step / steps,
-        report=lambda step, _net: seen.append(step),
-        report_every=10,
-    )
-    return net, seen
+    seen = list(train_supernet(net, _batches(teacher), recipe, lambda step: step / steps, report_every=10))
+    return seen[-1].net, seen
 
 
 @pytest.mark.slow
@@ -73,9 +70,9 @@ def test_dropout_is_on_the_largest_alone() -> None:
     def forward(module: Supernet, _inputs: object) -> None:
         seen.setdefault(module.last.conv.width, set()).add(module.dropout.p)  # type: ignore[union-attr,arg-type]
 
-    net.register_forward_pre_hook(forward)  # type: ignore[arg-type]
+    net.register_forward_pre_hook(forward)
     recipe = Recipe(dropout=0.3, draws=0, ema=0.0)
-    train_supernet(net, _batches(), recipe, lambda step: step / 2)
+    list(train_supernet(net, _batches(), recipe, lambda step: step / 2))
     assert seen == {net.space.largest()["last.width"]: {0.3}, net.space.smallest()["last.width"]: {0.0}}
 
 
@@ -86,7 +83,7 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
 
     net = families.supernet("mobile", 3)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        train_supernet(net, broken(), Recipe(), lambda step: step / 2)
+        list(train_supernet(net, broken(), Recipe(), lambda step: step / 2))
 
 
 # --- pretraining -------------------------------------------------------------------------------------------
@@ -101,57 +98,114 @@ def _file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_pretraining_writes_weights_that_can_be_loaded(tmp_path: Path) -> None:
-    weights = pretrain.pretrain(
-        _file(tmp_path),
-        "mobile",
-        tmp_path / "out",
-        seconds=2.0,
-        batch=16,
-        resolutions=(32,),
-        evaluate_every=1.0,
-    )
-    assert weights.stat().st_size < 15e6
-    net = pretrain.load(weights, "mobile", 3)
-    training, validation, classes = pretrain.read_images(tmp_path / "images.npz", "cpu")
-    assert (len(training), len(validation), classes) == (36, 12, 3)
-    assert 0 <= pretrain.evaluate(net, net.space.smallest(), training, validation, 32) <= 1
-    with pytest.raises(ValueError, match="no weights of 'hybrid'"):
-        pretrain.load(weights, "hybrid", 3)
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="no weights of 'mobile'"):
-        pretrain.load(weights, "mobile", 3)
-
-
-def test_stored_weights_compute_almost_the_same(tmp_path: Path) -> None:
-    net = families.supernet("mobile", 3).eval()
-    pretrain.save(net, tmp_path / "w.safetensors")
-    again = pretrain.load(tmp_path / "w.safetensors", "mobile", 3).eval()
-    x = torch.randn(2, 3, 32, 32)
-    subnet = net.space.smallest()
-    with torch.inference_mode():
-        expected, found = net.build(subnet)(x), again.build(subnet)(x)
-    assert float((found - expected).abs().max()) < 0.01 * float(expected.abs().max())
+@pytest.mark.parametrize("taught", [False, True])
+def test_pretraining_writes_a_supernet_that_can_be_loaded(
+    taught: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "_JUDGED", 3)
+    monkeypatch.setattr(pretrain, "_COUNTED", 5)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    teacher = None
+    if taught:
+        model = timm.create_model("test_resnet", pretrained=False, num_classes=20)
+        (tmp_path / "teacher").mkdir()
+        save_file(model.state_dict(), tmp_path / "teacher" / "model.safetensors")
+        config = {"architecture": "test_resnet", "num_classes": 20, "pretrained_cfg": {"num_classes": 20}}
+        (tmp_path / "teacher" / "config.json").write_text(json.dumps(config))
+        teacher = f"local-dir:{tmp_path / 'teacher'}"
+    plan = pretrain.Plan(
+        "mobile", 2.0, teacher, 32, views=2, batch=16, resolutions=(32,), evaluate_every=1.0,
+        recipe=Recipe(mode="random"),
+    )  # fmt: skip
+    lines: list[str] = []
+    path = pretrain.pretrain(_file(tmp_path), tmp_path / "out", plan, lines.append)
+    assert path.stat().st_size < 15e6
+    stored = load(path)
+    assert stored.about.classes == ("0", "1", "2") and len(stored.known) == 5
+    assert [known.score is None for known in stored.known] == [False] * 3 + [True] * 2
+    training, validation, names = read_images(tmp_path / "images.npz", "cpu")
+    assert (len(training), len(validation), names) == (36, 12, ["0", "1", "2"])
+    first = stored.known[0]
+    score = pretrain.top1(stored.build(first.subnet), validation, 32)
+    assert abs(score - (first.score or 0.0)) <= 2 / 12  # matrices are stored in half precision
+    record = json.loads((tmp_path / "out" / "mobile.json").read_text())
+    assert record["curve"][-1]["progress"] == 1.0
+    assert record["plan"]["teacher"] == ("teacher" if taught else None)
+    assert str(tmp_path) not in json.dumps(record) + json.dumps(vars(stored.about))
+    assert any("asked" in line for line in lines) == taught
 
 
 def test_a_file_that_lacks_something_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=[0, 1])
     with pytest.raises(ValueError, match="split are needed"):
-        pretrain.read_images(tmp_path / "a.npz", "cpu")
+        read_images(tmp_path / "a.npz", "cpu")
     np.savez(tmp_path / "b.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 1], split=[0, 1])
     with pytest.raises(ValueError, match=r"uint8 \[N, H, W, 3\] is needed"):
-        pretrain.read_images(tmp_path / "b.npz", "cpu")
+        read_images(tmp_path / "b.npz", "cpu")
     np.savez(tmp_path / "c.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=[0, 1], split=[0, 0])
     with pytest.raises(ValueError, match="no image of split 1"):
-        pretrain.read_images(tmp_path / "c.npz", "cpu")
+        read_images(tmp_path / "c.npz", "cpu")
 
 
-def test_varied_images_keep_their_range_and_shape() -> None:
-    pixels = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8)
-    generator = torch.Generator().manual_seed(0)
-    out = pretrain.varied(pixels, 32, pretrain.Augmentation(), generator)
-    assert out.shape == (6, 3, 32, 32) and out.min() >= 0 and out.max() <= 1
-    assert float((out[:3] - out[3:]).abs().mean()) > 0.05
-    one_colour = torch.full((4, 3, 20, 20), 51, dtype=torch.uint8)
-    again = pretrain.varied(one_colour, 32, pretrain.Augmentation(colour=0.0), generator)
-    torch.testing.assert_close(again, torch.full_like(again, 0.2))
+def test_views_are_fixed_and_keep_range_and_shape() -> None:
+    images = Images(torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8), torch.arange(6) % 3)
+    views, again = (Views(images, 2, Augmentation(), seed=3) for _ in range(2))
+    rows = torch.tensor([4, 1])
+    seen = views.pixels(1, rows, 32)
+    assert seen.shape == (2, 3, 32, 32) and seen.min() >= 0 and seen.max() <= 1
+    assert torch.equal(seen, again.pixels(1, rows, 32))
+    assert torch.equal(seen[1:], views.pixels(1, rows[1:], 32))
+    assert float((seen - views.pixels(0, rows, 32)).abs().mean()) > 0.05
+    one_colour = Images(torch.full((4, 3, 20, 20), 51, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    plain = Views(one_colour, 1, Augmentation(colour=0.0), seed=0).pixels(0, torch.arange(4), 16)
+    torch.testing.assert_close(plain, torch.full_like(plain, 0.2))
+
+
+def test_the_opinion_of_the_teacher_is_of_the_view_that_is_seen() -> None:
+    images = Images(torch.randint(0, 256, (10, 3, 24, 24), dtype=torch.uint8), torch.arange(10) % 3)
+    torch.manual_seed(0)
+    teacher = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 40))
+    views = Views(images, 3, Augmentation(), seed=0)
+    assert views.opinion(0, torch.arange(2)) is None
+    shares: list[float] = []
+    views.ask(teacher, 24, shares.append, None)
+    assert shares == [1 / 3, 2 / 3, 1.0]
+    batches = views.batches(5, (24,), 3, seed=0)
+    for _ in range(6):
+        batch = next(batches)
+        assert batch.teacher is not None
+        torch.testing.assert_close(batch.teacher.exp().sum(1), torch.ones(5), atol=2e-3, rtol=0)
+        expected = teacher(batch.images).softmax(1).topk(KEPT, dim=1)
+        got = batch.teacher.exp().gather(1, expected.indices)
+        torch.testing.assert_close(got, expected.values, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["sandwich", "random"])
+def test_a_teacher_with_classes_of_its_own_is_learned_beside_the_labels(mode: str) -> None:
+    torch.manual_seed(0)
+
+    def taught() -> Iterator[Batch]:
+        for batch in _batches():
+            yield replace(batch, teacher=-8.0 * torch.nn.functional.one_hot(batch.labels, 3).float()[:, :2])
+
+    net = families.supernet("mobile", 5)
+    recipe = Recipe(mode=mode, learning_rate=0.01, dropout=0.0, ema=0.0, teacher_weight=0.5, clip=10.0)  # type: ignore[arg-type]
+    steps = 12 if mode == "sandwich" else 30
+    net = list(train_supernet(net, taught(), recipe, lambda step: step / steps))[-1].net
+    images, labels = _colours(60, 77_777)
+    built = net.build(
+        net.space.largest() if mode == "sandwich" else net.space.sample(np.random.default_rng(0))
+    )
+    recalibrate(built, [images])
+    with torch.inference_mode():
+        logits = built.eval()(images)
+    assert float((logits[:, :3].argmax(1) == labels).float().mean()) > 0.8
+    clear = labels < 2
+    assert float((logits[clear, 3:].argmin(1) == labels[clear]).float().mean()) > 0.8
+
+
+def test_images_of_a_supernet_that_is_carried_are_nobodys_data() -> None:
+    found = pretrain.calibration_images()
+    assert found.shape == (128, 3, 64, 64) and found.dtype == torch.uint8
+    assert torch.equal(found, pretrain.calibration_images())
+    assert float(found.float().std()) > 30

@@ -1,0 +1,287 @@
+"""A supernet in one file: its weights, how it is built, what is known of its subnets, and images for their statistics.
+
+The file is safetensors: tensors, and one JSON text in its metadata. Nothing in it can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces import families
+from search_spaces.backbones import IMAGENET_MEAN, IMAGENET_STD, SUBNET, Backbone
+from search_spaces.propose import Codes
+from search_spaces.supernet import Dimension, Space, Subnet, Supernet
+from search_spaces.train import recalibrate
+
+#: Rises when a stored file changes its meaning.
+FORMAT = 1
+#: Family of a supernet that was converted from a timm model.
+CONVERTED = "timm"
+#: Dimension of the space that is the side of the images.
+RESOLUTION = "resolution"
+#: Buffers that are a subnet's own, and not stored.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_CALIBRATION = "calibration.images"
+#: Images of a batch from which statistics are estimated.
+_BATCH = 64
+
+
+class StoredError(ValueError):
+    """A file holds no supernet that can be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a supernet is.
+
+    Attributes:
+        family: one of :data:`search_spaces.families.SUPERNETS`, or :data:`CONVERTED`.
+        classes: names of the outputs.
+        resolutions: sides of square images that its subnets can be used at, pixels, rising.
+        metric: name of what the scores of subnets are.
+        architecture: timm's name of the model that was converted; empty for a family.
+        mean, std: normalisation of images in 0..1.
+        licence: of the weights.
+        origin: one line: what it was trained from, and on.
+    """
+
+    family: str
+    classes: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    metric: str
+    architecture: str = ""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    licence: str = "unknown"
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a subnet.
+
+    Attributes:
+        subnet: with its :data:`RESOLUTION`.
+        macs: multiply-accumulates for one image, without the classifier.
+        params: parameters, without the classifier's.
+        score: of its recalibrated weights as they are; None where it was not measured.
+        images: that the score was measured on.
+    """
+
+    subnet: Subnet
+    macs: int
+    params: int
+    score: float | None = None
+    images: int = 0
+
+
+@dataclass
+class Stored:
+    """A supernet with all that an extraction needs.
+
+    Attributes:
+        about: what it is.
+        net: with a classifier for ``about.classes``.
+        calibration: training images for the statistics of subnets, uint8 ``[n, 3, R, R]``.
+        known: of its subnets.
+    """
+
+    about: About
+    net: Supernet
+    calibration: Tensor
+    known: list[Known] = field(default_factory=list)
+
+    @property
+    def space(self) -> Space:
+        """The subnets at all resolutions: the supernet's dimensions, and :data:`RESOLUTION`."""
+        side = Dimension(RESOLUTION, self.about.resolutions, RESOLUTION)
+        return Space((*self.net.space.dimensions, side))
+
+    def images(self, resolution: int) -> Iterator[Tensor]:
+        """Give the calibration images as normalised batches ``[N, 3, resolution, resolution]``."""
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255.0 for v in (self.about.mean, self.about.std))
+        for start in range(0, len(self.calibration), _BATCH):
+            pixels = self.calibration[start : start + _BATCH].float()
+            if pixels.shape[-1] != resolution:
+                pixels = F.interpolate(
+                    pixels, (resolution, resolution), mode="bilinear", antialias=True, align_corners=False
+                )
+            yield ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def build(self, subnet: Subnet) -> nn.Module:
+        """Return a subnet as a plain network in evaluation mode, its statistics those of the calibration images.
+
+        Args:
+            subnet: of :attr:`space`.
+
+        Returns:
+            normalised images ``[N, 3, R, R]`` → logits ``[N, classes]``; ``classifier`` is a linear layer.
+        """
+        self.space.check(subnet)
+        built: nn.Module = self.net.build(_without_side(subnet))
+        recalibrate(built, self.images(subnet[RESOLUTION]))
+        return built.eval()
+
+    def backbone(self, subnet: Subnet) -> Backbone:
+        """Describe a subnet as a backbone, which :func:`plain_network` builds without its weights."""
+        codes = Codes(self.net.space)
+        text = codes.text(codes.of([_without_side(subnet)])[0])
+        about = self.about
+        kind = about.architecture or about.family
+        return Backbone(
+            f"{kind}:{hashlib.sha256(text.encode()).hexdigest()[:6]}",
+            f"{about.family}:{about.architecture}",
+            text,
+            False,
+            about.mean,
+            about.std,
+            about.licence,
+            family=SUBNET,
+        )
+
+    def counted(self, subnet: Subnet) -> Known:
+        """Count a subnet."""
+        cost = self.net.cost(_without_side(subnet), subnet[RESOLUTION])
+        return Known(dict(subnet), cost.macs, cost.params)
+
+    def save(self, path: Path) -> None:
+        """Write the file, atomically: matrices in half precision, the rest as it is."""
+        from safetensors.torch import save_file
+
+        tensors = {_CALIBRATION: self.calibration.contiguous()}
+        for name, tensor in self.net.state_dict().items():
+            if not name.endswith(_STATISTICS):
+                kept = tensor.half() if tensor.ndim > 1 else tensor.float()
+                tensors[name] = kept.contiguous().cpu()
+        codes = Codes(self.space)
+        rows = [{**asdict(known), "subnet": codes.text(codes.of([known.subnet])[0])} for known in self.known]
+        text = json.dumps({"format": FORMAT, "about": asdict(self.about), "known": rows})
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        try:
+            save_file(tensors, temporary, metadata={"supernet": text})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Stored:
+    """Read a file that :meth:`Stored.save` wrote.
+
+    Raises:
+        StoredError: there is none, it is damaged, of another kind, or of a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("supernet")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise StoredError(f"{path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise StoredError(f"{path} cannot be read ({_line(error)})") from None
+    if text is None:
+        raise StoredError(f"{path} holds no supernet")
+    try:
+        described = json.loads(text)
+        if int(described["format"]) > FORMAT:
+            raise StoredError(f"{path} was written by a newer version; update automl to read it")
+        about = _about(described["about"])
+        images = tensors.pop(_CALIBRATION)
+        if images.ndim != 4 or images.dtype != torch.uint8 or not len(images):
+            raise ValueError("no images for the statistics")
+        net = _supernet(about.family, about.architecture, len(about.classes))
+        _fill(net, tensors)
+        stored = Stored(about, net, images)
+        codes = Codes(stored.space)
+        stored.known = [
+            Known(
+                codes.subnet(codes.row(row["subnet"])),
+                int(row["macs"]),
+                int(row["params"]),
+                None if row["score"] is None else float(row["score"]),
+                int(row["images"]),
+            )
+            for row in described["known"]
+        ]
+    except StoredError:
+        raise
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise StoredError(f"{path} is damaged ({_line(error)})") from None
+    return stored
+
+
+def plain_network(backbone: Backbone) -> nn.Module:
+    """Build the network of a backbone that :meth:`Stored.backbone` described, without its weights.
+
+    Returns:
+        normalised images ``[N, 3, R, R]`` → features ``[N, F]``.
+
+    Raises:
+        ValueError: it does not describe a subnet.
+    """
+    family, _, architecture = backbone.source.partition(":")
+    net = _supernet(family, architecture, 1)  # with a classifier, as the space of some networks ends in it
+    codes = Codes(net.space)
+    built: Any = net.build(codes.subnet(codes.row(backbone.architecture)))
+    built.classifier = None
+    return built
+
+
+def _without_side(subnet: Subnet) -> dict[str, int]:
+    return {name: value for name, value in subnet.items() if name != RESOLUTION}
+
+
+def _about(values: Mapping[str, Any]) -> About:
+    def numbers(name: str, of: type) -> tuple[Any, ...]:
+        return tuple(of(v) for v in values[name])
+
+    mean, std = numbers("mean", float), numbers("std", float)
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise ValueError("mean needs three numbers, std three above 0")
+    return About(
+        str(values["family"]),
+        numbers("classes", str),
+        numbers("resolutions", int),
+        str(values["metric"]),
+        str(values["architecture"]),
+        mean,
+        std,
+        str(values["licence"]),
+        str(values["origin"]),
+    )
+
+
+def _supernet(family: str, architecture: str, classes: int) -> Supernet:
+    """A supernet before its weights."""
+    if family != CONVERTED:
+        return families.supernet(family, classes)
+    import timm
+
+    from search_spaces.convert import convert
+
+    if not timm.is_model(architecture):
+        raise StoredError(f"this timm has no architecture {architecture!r}; install a newer one")
+    return convert(timm.create_model(architecture, pretrained=False, num_classes=0), classes)
+
+
+def _fill(net: Supernet, tensors: Mapping[str, Tensor]) -> None:
+    state = net.state_dict()
+    missing = [n for n in state if n not in tensors and not n.endswith(_STATISTICS)]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    net.load_state_dict({**state, **{name: tensor.float() for name, tensor in tensors.items()}})
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

@@ -1,0 +1,138 @@
+"""A supernet in one file: what was written is what is read, and what is damaged is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from search_spaces import families
+from search_spaces.convert import convert
+from search_spaces.propose import Codes, spread
+from search_spaces.stored import CONVERTED, RESOLUTION, About, Known, Stored, StoredError, load
+
+
+def stored(family: str = "mobile") -> Stored:
+    """A supernet that was never trained, with a few known subnets."""
+    torch.manual_seed(0)
+    about = About(family, ("a", "b", "c"), (32, 48), "top1", licence="own", origin="nothing")
+    if family == CONVERTED:
+        about = About(CONVERTED, ("a", "b"), (32,), "top1", "resnet18")
+        net = convert(timm.create_model("resnet18", num_classes=0), 2)
+    else:
+        net = families.supernet(family, 3)  # type: ignore[assignment]
+    made = Stored(about, net, torch.randint(0, 256, (70, 3, 48, 48), dtype=torch.uint8))
+    made.known = [
+        Known(subnet, 1000 + at, 10 + at, None if at % 2 else 0.5, 0 if at % 2 else 40)
+        for at, subnet in enumerate(spread(made.space, 6))
+    ]
+    return made
+
+
+@pytest.mark.parametrize("family", ["mobile", "hybrid", CONVERTED])
+def test_what_was_written_is_what_is_read(family: str, tmp_path: Path) -> None:
+    written = stored(family)
+    written.save(tmp_path / "net.safetensors")
+    read = load(tmp_path / "net.safetensors")
+    assert read.about == written.about
+    assert read.known == written.known
+    assert torch.equal(read.calibration, written.calibration)
+    assert read.space == written.space
+    subnet = written.known[2].subnet
+    x = torch.randn(2, 3, subnet[RESOLUTION], subnet[RESOLUTION])
+    with torch.inference_mode():
+        expected, got = written.build(subnet)(x), read.build(subnet)(x)
+    torch.testing.assert_close(got, expected, rtol=0.02, atol=0.02)  # matrices are stored in half precision
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_statistics_are_those_of_the_calibration_images_at_the_subnets_side() -> None:
+    made = stored()
+    subnet = {**made.space.smallest(), RESOLUTION: 32}
+    shapes = {batch.shape[1:] for batch in made.images(32)}
+    assert shapes == {(3, 32, 32)}
+    network: Any = made.build(subnet)
+    first = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    with torch.inference_mode():
+        maps = [network.stem.conv(batch) for batch in made.images(32)]
+    means = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
+    assert first.running_mean is not None
+    torch.testing.assert_close(first.running_mean, means, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="resolution = 40"):
+        made.build({**subnet, RESOLUTION: 40})
+
+
+def test_counted_is_without_the_classifier() -> None:
+    made = stored()
+    subnet = made.space.smallest()
+    known = made.counted(subnet)
+    weights = sum(p.numel() for name, p in made.build(subnet).named_parameters() if "classifier" not in name)
+    assert known.params == weights and known.macs > 0 and known.score is None
+
+
+def test_codes_are_texts_and_back() -> None:
+    codes = Codes(stored().space)
+    for subnet in spread(stored().space, 20):
+        row = codes.of([subnet])[0]
+        assert codes.subnet(codes.row(codes.text(row))) == subnet
+    for wrong in ("", "0" * 3, "z" * len(codes.sizes), "-" * len(codes.sizes)):
+        with pytest.raises(ValueError, match=r"no subnet|invalid literal"):
+            codes.row(wrong)
+
+
+def changed(path: Path, **changes: object) -> None:
+    """Rewrite the description of a file."""
+    with safe_open(path, framework="pt") as file:
+        text = json.loads(file.metadata()["supernet"])
+    save_file(load_file(path), path, metadata={"supernet": json.dumps({**text, **changes})})
+
+
+def test_what_is_no_supernet_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(StoredError, match="does not exist"):
+        load(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(StoredError, match="cannot be read"):
+        load(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(StoredError, match="holds no supernet"):
+        load(path)
+    made = stored()
+    made.save(path)
+    changed(path, format=99)
+    with pytest.raises(StoredError, match="newer version"):
+        load(path)
+    about = {**vars(made.about), "std": [0, 1, 1]}
+    for wrong in (
+        {"about": {"family": "mobile"}},
+        {"about": about},
+        {"known": [{"subnet": "0"}]},
+        {"known": 5},
+    ):
+        made.save(path)
+        changed(path, **wrong)
+        with pytest.raises(StoredError, match="is damaged"):
+            load(path)
+    made.save(path)
+    tensors = load_file(path)
+    tensors.pop("stem.conv.weight")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(StoredError, match=r"stem\.conv\.weight is missing"):
+        load(path)
+
+
+def test_an_architecture_that_timm_lacks_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    made = stored(CONVERTED)
+    made.save(path)
+    changed(path, about={**vars(made.about), "architecture": "resnet18_of_tomorrow"})
+    with pytest.raises(StoredError, match="no architecture 'resnet18_of_tomorrow'"):
+        load(path)

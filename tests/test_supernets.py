@@ -1,0 +1,141 @@
+"""Supernets in a submit: when one is trained, and its subnets as trials like any other."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from automl import supernets
+from automl.candidate import Candidate
+from automl.engine import submit
+from automl.extract import extract
+from automl.supernet_trial import SUPERNET_FILE, sides
+from automl.task import Constraint, Task
+from search_spaces.backbones import Backbone, create_backbone, may_convert
+from search_spaces.counts import count_macs
+from search_spaces.stored import load
+from tests._models import write_model
+from tests.conftest import write_shapes
+
+
+def backbone(name: str, pretrained: bool = True) -> Backbone:
+    return Backbone(name, f"local-dir:/{name}", name, pretrained)
+
+
+def table(**latencies: float) -> pd.DataFrame:
+    """Networks at 96 and 160 px; a latency is that at 160."""
+    rows = [
+        {
+            "architecture": name, "resolution": side, "precision": precision, "size_mb": 9.0,
+            "latency_upper_ms": latency * (side / 160) ** 2, "macs_m": math.nan, "feasible": True,
+        }
+        for name, latency in latencies.items()
+        for side in (96, 160)
+        for precision in ("fp32", "int8")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+TWO = [backbone("resnet18"), backbone("mobilenetv2_100")]
+
+
+def chosen(*limits: str, **changes: Any) -> Candidate | None:
+    options: dict[str, Any] = {"images": 900, "folds": 1, "budget": 7200.0, **changes}
+    backbones = options.pop("backbones", TWO)
+    scores = options.pop("scores", {"mobilenetv2_100": 0.9, "resnet18": 0.8})
+    sets = [[Constraint.parse(text) for text in limits]]
+    return supernets.choose(backbones, table(resnet18=40.0, mobilenetv2_100=9.0), sets, scores, **options)
+
+
+def test_a_supernet_is_trained_where_limits_keep_the_best_backbone_out() -> None:
+    assert chosen("latency_ms<=4") == Candidate("mobilenetv2_100", 160, "fp32", "supernet")
+    assert chosen("latency_ms<=2") == Candidate("mobilenetv2_100", 96, "fp32", "supernet")
+    assert chosen("size_mb<=5") == Candidate("mobilenetv2_100", 160, "fp32", "supernet")
+    assert chosen("latency_ms<=4", scores={"resnet18": 0.95}) == Candidate(
+        "mobilenetv2_100", 160, "fp32", "supernet"
+    )  # no subnet of the better one is quick enough
+    assert chosen("latency_ms<=20", scores={"resnet18": 0.95}) == Candidate(
+        "resnet18", 160, "fp32", "supernet"
+    )
+
+
+def test_no_supernet_is_trained_where_there_is_nothing_to_win() -> None:
+    assert chosen() is None
+    assert chosen("recall[a]>=0.9") is None
+    assert chosen("latency_ms<=100") is None  # everything fits
+    assert chosen("latency_ms<=0.5") is None  # nothing will
+    assert chosen("macs_m<=10") is None  # nothing is known
+    for less in ({"budget": 3599.0}, {"budget": None}, {"images": 100}, {"folds": 3}):
+        assert chosen("latency_ms<=4", **less) is None
+    for other in (backbone("mobilenetv2_100", pretrained=False), backbone("swin_tiny")):
+        assert chosen("latency_ms<=4", backbones=[other]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("mobilenetv2_100", True), ("tf_efficientnet_lite0", True), ("resnet50d", True), ("vit_tiny_patch16_224", True),
+     ("swin_tiny", False), ("seresnet18", False), ("resnetv2_50", False), ("regnetx_002", False)],
+)  # fmt: skip
+def test_kinds_that_become_supernets(name: str, known: bool) -> None:
+    assert may_convert(name) == known
+
+
+def test_sides() -> None:
+    assert sides(160) == [128, 160]
+    assert sides(32) == [32]
+    assert all(side % 16 == 0 for r in (64, 96, 128, 224) for side in sides(r))
+
+
+@pytest.mark.slow
+def test_subnets_become_trials_and_the_supernet_serves_other_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOML_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(supernets, "LEAST_BUDGET", 20.0)
+    monkeypatch.setattr(supernets, "_LEAST_IMAGES", 50)
+    data = write_shapes(tmp_path / "shapes", per_class=200)
+    source = f"local-dir:{write_model(tmp_path / 'tiny.random')}"
+    whole = create_backbone(Backbone("tiny", source, "test_efficientnet", True))
+    most = count_macs(whole, 32) / 1e6
+    task = Task.make(data, constraints=[f"macs_m<={0.7 * most}"], budget=70, backbones=[source], seed=1)
+    result = submit(
+        task,
+        out=tmp_path / "run",
+        in_process=True,
+        quiet=True,
+        history_url=f"sqlite:///{tmp_path}/history.db",
+    )
+    frame = result.trials
+    found = frame[frame["source"].eq("supernet")]
+    subnets = found[found["strategy"].ne("supernet")]
+    assert len(found) > len(subnets) > 0
+    assert subnets["score"].notna().all() and (subnets["macs_m"] <= 0.7 * most).all()
+    assert subnets["architecture"].str.startswith("test_efficientnet:").all()
+    assert result.status == "ok"
+    told = json.loads((result.folder / "result.json").read_text())
+    if told["winner"]["source"] == "supernet":
+        assert told["winner"]["subnet"]["resolution"] == told["winner"]["resolution"]
+    stored = load(result.folder / SUPERNET_FILE)
+    assert stored.about.classes == tuple(sorted(p.name for p in data.iterdir()))
+    smallest = stored.counted({**stored.space.smallest(), "resolution": 32}).macs / 1e6
+    other = 0.5 * (smallest + 0.7 * most)
+    done = extract(result.folder, tmp_path / "small", constraints=[f"macs_m<={other}"])
+    assert done.satisfied and done.found[0].costs["macs_m"] <= other
+    # A resumed run has them too, and trains no second supernet.
+    before = {p.name for p in (result.folder / "search" / "trials").iterdir()}
+    (result.folder / "result.json").unlink()
+    again = submit(
+        task, out=tmp_path / "run", resume=True, in_process=True, quiet=True,
+        history_url=f"sqlite:///{tmp_path}/history.db",
+    )  # fmt: skip
+    kept = again.trials[again.trials["source"].eq("supernet")]
+    assert set(found["trial_id"]) <= set(kept["trial_id"])
+    assert (kept["strategy"] == "supernet").sum() == 1
+    assert before <= {p.name for p in (result.folder / "search" / "trials").iterdir()}
+    assert np.isfinite(kept[kept["strategy"].ne("supernet")]["macs_m"]).all()
