@@ -20,9 +20,9 @@ from strategy_pool.history import History
 from ._command import automl, refused
 
 COMMANDS = [
-    "submit", "check", "rank", "predict", "replay", "demo",
+    "submit", "check", "rank", "predict", "replay", "demo", "extract",
     "pool list", "pool show", "pool diff", "pool rollback", "history summary", "history export", "history import",
-    "rerank evaluate",
+    "rerank evaluate", "latency evaluate", "latency measure",
 ]  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_every_command_is_tested_here() -> None:
     named += [f"pool {c.name}" for c in cli.pool_app.registered_commands]
     named += [f"history {c.name}" for c in cli.history_app.registered_commands]
     named += [f"rerank {c.callback.__name__}" for c in cli.rerank_app.registered_commands if c.callback]  # type: ignore[attr-defined]
+    named += [f"latency {c.callback.__name__}" for c in cli.latency_app.registered_commands if c.callback]  # type: ignore[attr-defined]
     assert set(COMMANDS) == set(named)
 
 
@@ -247,7 +248,7 @@ def test_what_is_typed_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.Mo
     automl(
         "submit", tmp_path, "-c", "size_mb<=4", "--constraint", "recall[a]>=90%", "--objective", "precision[a]",
         "--budget", "1m", "--max-trials", 3, "--seed", 7, "--weights-dir", tmp_path, "--backbone", "b",
-        "--out", "o", "--workers", 2, "--no-pool", "--explore", 0.25, "--column", "label=kind", "--history", "sqlite:///h.db",
+        "--out", "o", "--workers", 2, "--no-pool", "--no-supernet", "--explore", 0.25, "--column", "label=kind", "--history", "sqlite:///h.db",
     )  # fmt: skip
     assert fake.given["task"].to_dict() == {
         "data": str(tmp_path.resolve()),
@@ -263,7 +264,7 @@ def test_what_is_typed_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.Mo
     del fake.given["task"]
     assert fake.given == {
         "out": "o", "resume": False, "limits": [], "history_url": "sqlite:///h.db", "ray_address": None,
-        "use_pool": False, "use_search": False, "explore": 0.25, "workers": 2, "columns": {"label": "kind"},
+        "use_pool": False, "use_search": False, "use_supernet": False, "explore": 0.25, "workers": 2, "columns": {"label": "kind"},
     }  # fmt: skip
 
 

@@ -136,9 +136,8 @@ def test_a_converted_net_is_trained_like_any_other() -> None:
             x = 0.3 * torch.randn(16, 3, 32, 32, generator=generator) + labels[:, None, None, None]
             yield Batch(x, labels)
 
-    trained = train_supernet(
-        net, batches(), Recipe(ema=0.5, learning_rate=3e-3), lambda step: step / 30, seed=0
-    )
+    recipe = Recipe(ema=0.5, learning_rate=3e-3)
+    trained = list(train_supernet(net, batches(), recipe, lambda step: step / 30, seed=0))[-1].net
     batch = next(batches())
     for subnet in (net.space.smallest(), net.space.largest()):
         built = trained.build(subnet)
