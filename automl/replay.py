@@ -9,6 +9,7 @@ from pathlib import Path
 
 from automl.errors import InputError
 from automl.records import Outcome
+from automl.supernets import is_subnet
 
 
 def replay(
@@ -44,6 +45,11 @@ def replay(
         raise InputError(f"trial '{trial}' cannot be replayed: {error}; known: {known}") from error
     if before is None:
         raise InputError(f"trial '{trial}' never finished; submit --resume {run} runs it again")
+    if spec.purpose == "search" and is_subnet(spec):
+        raise InputError(
+            f"trial '{trial}' is a subnet of the supernet of {before.metrics.get('supernet', 'another trial')}; "
+            "replay that one"
+        )
     if not Path(spec.dataset_folder).exists():
         raise InputError(
             f"the decoded images in {spec.dataset_folder} are gone; run automl check on the data first"

@@ -14,7 +14,9 @@ import pytest
 from automl import supernets
 from automl.candidate import Candidate
 from automl.engine import submit
+from automl.errors import InputError
 from automl.extract import extract
+from automl.replay import replay
 from automl.supernet_trial import SUPERNET_FILE, sides
 from automl.task import Constraint, Task
 from search_spaces.backbones import Backbone, create_backbone, may_convert
@@ -127,6 +129,8 @@ def test_subnets_become_trials_and_the_supernet_serves_other_limits(
     other = 0.5 * (smallest + 0.7 * most)
     done = extract(result.folder, tmp_path / "small", constraints=[f"macs_m<={other}"])
     assert done.satisfied and done.found[0].costs["macs_m"] <= other
+    with pytest.raises(InputError, match="is a subnet of the supernet of t0"):
+        replay(result.folder, str(subnets["trial_id"].iloc[0]))
     # A resumed run has them too, and trains no second supernet.
     before = {p.name for p in (result.folder / "search" / "trials").iterdir()}
     (result.folder / "result.json").unlink()
