@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from automl.device import Device
 from automl.evaluation.latency import Steadiness, Timer, device_name
-from automl.task import Device
 from search_spaces.backbones import Backbone, create_backbone
 from search_spaces.counts import COUNTED_SIDE, count_macs, look_up
 

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any
 
 from automl._bench import steadiness
+from automl.device import Device
 from automl.evaluation.latency import Timer, device_name, measured_costs
 from automl.export import export_onnx
 from automl.home import cache_folder
-from automl.task import Constraint, Device
+from automl.task import Constraint
 from automl.training import Features, VisionModel
 from automl.training._heads import LinearHead
 from search_spaces.forecast import Forecast
@@ -46,8 +47,7 @@ def vision_model(stored: Stored, subnet: Subnet, *, calibrated: bool = True) -> 
         subnet: of ``stored.space``.
         calibrated: whether its statistics are estimated, which changes no cost.
     """
-    plain = {name: value for name, value in subnet.items() if name != RESOLUTION}
-    network: Any = stored.build(subnet) if calibrated else stored.net.build(plain).eval()
+    network: Any = stored.build(subnet, calibrated=calibrated)
     classifier, network.classifier = network.classifier, None
     head = LinearHead(classifier.in_features, classifier.out_features)
     head.linear.load_state_dict(classifier.state_dict())
@@ -91,7 +91,9 @@ class Subnets:
         self._notes: dict[str, dict[str, float]] = {}
         try:
             notes = json.loads(self._path.read_text(encoding="utf-8"))
-            self._notes = {str(code): {n: float(cost[n]) for n in _NOTED} for code, cost in notes.items()}
+            for code, cost in notes.items():
+                self.codes.row(code)  # one of another space is no subnet of this one
+                self._notes[code] = {name: float(cost[name]) for name in _NOTED}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             pass  # nothing was measured yet, or the notes are damaged
 

@@ -20,7 +20,8 @@ from types import TracebackType
 import pandas as pd
 
 from automl import feasibility
-from automl.task import Constraint, Device
+from automl.device import Device
+from automl.task import Constraint
 from search_spaces.backbones import Backbone
 
 #: What building and exporting a network needs.

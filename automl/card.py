@@ -316,7 +316,7 @@ def _cautions(result: Result, content: Mapping[str, Any], names: Sequence[str]) 
         lines.append(
             f"Latency was measured on {_text(result.device)} of the machine that made it; it is another one elsewhere."
             if result.measured
-            else f"Latency on {_text(result.device)} was predicted from a kit of networks that was measured there; measure it."
+            else f"Latency is that of {_text(result.device)}, from a kit of networks that was measured there; measure it."
         )
     if content.get("interrupted"):
         lines.append("The search was interrupted; a longer one might have found a better model.")

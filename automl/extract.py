@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from automl._subnets import Subnets, missed
+from automl.device import Device
 from automl.errors import AutomlError, InputError
 from automl.home import require_writable
 from automl.machine import require_runtime
 from automl.predict import LABELS_FILE, MODEL_FILE
-from automl.task import Constraint, Device, check_constraints
+from automl.task import Constraint, check_constraints
 from search_spaces.predict import TableError
 from search_spaces.stored import RESOLUTION, Stored, StoredError, load
 
@@ -69,6 +70,7 @@ class Extraction:
         found: the best first; where none keeps the limits, the closest one alone.
         metric: what the scores are.
         device: on which was measured.
+        evidence: of the latencies: ``measured``, or ``predicted`` for a device that is not here.
         measured: subnets that were measured for it.
         seconds: it took.
     """
@@ -76,6 +78,7 @@ class Extraction:
     found: list[Extracted]
     metric: str
     device: str
+    evidence: str
     measured: int
     seconds: float
 
@@ -139,7 +142,7 @@ def extract(
             raise InputError(f"too little can be learned about {source}: {error}") from None
         found = _written(subnets, limits, folder, top, tell)
     seconds = time.monotonic() - began
-    extraction = Extraction(found, stored.about.metric, where.label, subnets.count, seconds)
+    extraction = Extraction(found, stored.about.metric, where.label, where.evidence, subnets.count, seconds)
     _write_table(folder, extraction)
     return extraction
 

@@ -34,7 +34,7 @@ def extract(
     for one in done.found:
         costs = one.costs
         print(
-            f"{one.folder}  {costs['latency_ms']:.3g} ms on {done.device}, {costs['size_mb']:.3g} MB, "
+            f"{one.folder}  {costs['latency_ms']:.3g} ms {done.evidence} for {done.device}, {costs['size_mb']:.3g} MB, "
             f"{costs['macs_m']:.3g} M MACs; {done.metric} as it is {one.score:.3f} predicted "
             f"(≥ {one.low:.3f} in 95 % of cases)"
         )
@@ -49,6 +49,7 @@ def extract(
             "subnets": [one.to_dict() for one in done.found],
             "metric": done.metric,
             "device": done.device,
+            "evidence": done.evidence,
             "measured": done.measured,
             "seconds": done.seconds,
         }

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 from automl._bench import Bench, counts, is_counted
+from automl.device import Device
 from automl.evaluation.latency import device_name
-from automl.task import Constraint, Device
+from automl.task import Constraint
 from search_spaces.backbones import Backbone
 from search_spaces.counts import COUNTED_SIDE
 

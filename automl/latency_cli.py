@@ -34,8 +34,8 @@ def measure(
     """Measure files on this machine, or make a kit of small networks that measures another device."""
     from pathlib import Path
 
+    from automl.device import Device
     from automl.machine import require_runtime
-    from automl.task import Device
 
     where = Device.parse(device)
     where.check_present()
@@ -65,15 +65,14 @@ def measure(
     with Timer(where, steadiness(cache_folder("feasibility"), where)) as timer:
         for file in files:
             found = timer.measure(file)
-            told = "predicted" if where.profile else "measured"
             print(
-                f"{file}  {found.median_ms:.4g} ms {told} for {where.label} (95 % of runs within {found.p95_ms:.4g} ms)"
+                f"{file}  {found.median_ms:.4g} ms {where.evidence} for {where.label} (95 % of runs within {found.p95_ms:.4g} ms)"
             )
             rows.append(
                 {
                     "file": file, "latency_ms": found.median_ms, "latency_p95_ms": found.p95_ms,
                     "low_ms": found.low_ms, "high_ms": found.high_ms, "memory_mb": found.memory_mb,
-                    "calm": found.calm, "device": where.label, "evidence": told,
+                    "calm": found.calm, "device": where.label, "evidence": where.evidence,
                 }
             )  # fmt: skip
     if as_json:

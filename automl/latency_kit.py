@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from automl import _kit_measure
-from automl.device_profile import FORMAT, KIND
+from automl.device import FORMAT, KIND, Device
 from automl.errors import InputError
-from automl.task import Device
 
 _README = """Kit for measuring a device with automl.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from automl.errors import InputError
 
 if TYPE_CHECKING:
-    from automl.task import Device
+    from automl.device import Device
 
 #: Environment of processes that work on large blocks. glibc gives such blocks back to the kernel at once, and each
 #: next one is paid for with fresh, zeroed pages; with this they keep them.
@@ -40,7 +40,7 @@ def require_runtime(device: Device) -> None:
         InputError: the installed ONNX Runtime has no CUDA, or a profile starts from another machine.
     """
     if device.profile:
-        from automl.device_profile import read_profile
+        from automl.device import read_profile
         from automl.evaluation.latency import device_name
 
         if read_profile(device.profile).machine != device_name(replace(device, profile="")):

@@ -208,10 +208,11 @@ class Result:
 
     @property
     def device(self) -> str:
-        """Where latency was measured, or for which device it was predicted."""
+        """Where latency was measured; a device that it was predicted for says so."""
         device = self._content.get("device") or {}
         name = device.get("name") if isinstance(device, Mapping) else device
-        return str(name or (self._content.get("task") or {}).get("device") or "this machine")
+        known = str(name or (self._content.get("task") or {}).get("device") or "this machine")
+        return known if self.measured else f"{known} (predicted)"
 
 
 def headline(status: str, constraints: Sequence[Mapping[str, Any]]) -> str:

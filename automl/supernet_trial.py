@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from automl.device import Device
 from automl.records import TrialSpec
-from automl.task import Constraint, Device, Objective
+from automl.task import Constraint, Objective
 
 #: File of the supernet, in the folder of its trial and of the run.
 SUPERNET_FILE = "supernet.safetensors"

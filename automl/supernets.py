@@ -113,7 +113,9 @@ def take_over(run: Any, spec: TrialSpec) -> list[tuple[TrialSpec, Outcome]]:
     found = []
     supernet = Path(spec.folder) / SUPERNET_FILE
     if supernet.exists():
-        shutil.copyfile(supernet, run.folder / SUPERNET_FILE)
+        part = run.folder / f".{SUPERNET_FILE}"
+        shutil.copyfile(supernet, part)
+        part.replace(run.folder / SUPERNET_FILE)
     for folder, about in read_subnets(spec):
         trial_id = run.store.new_trial_id()
         target = run.store.folder(trial_id)

@@ -5,18 +5,17 @@ Nothing in this module imports torch, so a wrong command is answered at once.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from automl.device import Device
 from automl.errors import InputError, did_you_mean
 
 COST_METRICS = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
@@ -205,85 +204,6 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Device:
-    """Where the exported model will run: ``cpu:THREADS``, ``cuda:INDEX``, or a device that a profile describes.
-
-    Attributes:
-        kind: ``cpu`` or ``cuda``; of the device here that a profile starts from.
-        number: threads or index.
-        profile: file of a :class:`automl.device_profile.DeviceProfile`; empty for a device of this machine.
-    """
-
-    kind: str = "cpu"
-    number: int = 1
-    profile: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Device:
-        """Parse ``cpu``, ``cpu:1``, ``cuda:0`` or the path of a profile, which ends in ``.json``.
-
-        Raises:
-            InputError: another form, more threads than this machine has, or a profile that cannot be used.
-        """
-        if str(text).strip().endswith(".json"):
-            from automl.device_profile import read_profile
-
-            path = Path(str(text).strip()).expanduser().resolve()
-            return replace(cls.parse(read_profile(path).base), profile=str(path))
-        match = re.fullmatch(r"\s*(cpu|cuda)(?::(\d+))?\s*", str(text))
-        if match is None:
-            kind = re.split(r"[\W\d]", str(text).strip().lower())[0]
-            close = {"gpu": "cuda:0", "nvidia": "cuda:0", "cuda": "cuda:0", "cpu": "cpu:1"}
-            found = difflib.get_close_matches(kind, close, n=1)
-            hint = f"; did you mean '{close[found[0]]}'?" if found else ";"
-            raise InputError(
-                f"device '{text}' is not known{hint} use cpu:1 (one thread), cpu:2, …, cuda:0, or the device.json of a kit"
-            )
-        number = int(match[2]) if match[2] is not None else (1 if match[1] == "cpu" else 0)
-        cores = os.cpu_count() or 1
-        if match[1] == "cpu" and not 1 <= number <= cores:
-            raise InputError(
-                f"device '{text}': this machine has {cores} cores, so cpu:1 to cpu:{cores} can be measured"
-            )
-        return cls(match[1], number)
-
-    def check_present(self) -> None:
-        """Check, without loading a driver, that this machine has the GPU.
-
-        Raises:
-            InputError: it has none of that number.
-        """
-        if self.kind != "cuda" or sys.platform != "linux" or os.path.exists("/dev/dxg"):
-            return
-        count = sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
-        if self.index >= count:
-            there = f"cuda:0 to cuda:{count - 1} can be measured" if count else "use cpu:1"
-            raise InputError(f"device '{self}': this machine has {count or 'no'} NVIDIA GPUs; {there}")
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of the exported model."""
-        return self.number if self.kind == "cpu" else 1
-
-    @property
-    def index(self) -> int:
-        """Number of the GPU."""
-        return self.number if self.kind == "cuda" else 0
-
-    @property
-    def label(self) -> str:
-        """What it is called in reports."""
-        if not self.profile:
-            return str(self)
-        from automl.device_profile import read_profile
-
-        return read_profile(self.profile).name
-
-    def __str__(self) -> str:
-        return self.profile or f"{self.kind}:{self.number}"
-
-
-@dataclass(frozen=True)
 class Task:
     """One submit, validated.
 
@@ -304,7 +224,7 @@ class Task:
     objective: Objective = Objective()
     budget: Budget = Budget()
     max_trials: int | None = None
-    device: Device = Device()
+    device: Device = field(default_factory=Device)
     seed: int = 0
     weights_dirs: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ()

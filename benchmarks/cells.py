@@ -88,6 +88,31 @@ def publish(results: Path, name: str, summary: Mapping[str, Any], text: str) -> 
     print(text)
 
 
+def run_measured(
+    name: str, results: str, measure: Callable[[], Mapping[str, Any]], to_markdown: Callable[[Any], str]
+) -> int:
+    """Measure, write the table and print it; exit codes: 0 all there, 1 a step failed, 2 wrong input.
+
+    Args:
+        name: of the suite.
+        results: folder of the table.
+        measure: returns the summary; raises ``RuntimeError`` for a step that failed.
+        to_markdown: of the summary.
+    """
+    from automl.errors import InputError
+
+    try:
+        summary = measure()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    publish(Path(results), name, summary, to_markdown(summary))
+    return 0
+
+
 def write_text(path: Path, text: str) -> None:
     """Write beside the place and rename."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}.part")

@@ -118,18 +118,20 @@ class Stored:
                 )
             yield ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    def build(self, subnet: Subnet) -> nn.Module:
+    def build(self, subnet: Subnet, *, calibrated: bool = True) -> nn.Module:
         """Return a subnet as a plain network in evaluation mode, its statistics those of the calibration images.
 
         Args:
             subnet: of :attr:`space`.
+            calibrated: whether the statistics are estimated, which what only wants its costs does not need.
 
         Returns:
             normalised images ``[N, 3, R, R]`` → logits ``[N, classes]``; ``classifier`` is a linear layer.
         """
         self.space.check(subnet)
         built: nn.Module = self.net.build(_without_side(subnet))
-        recalibrate(built, self.images(subnet[RESOLUTION]))
+        if calibrated:
+            recalibrate(built, self.images(subnet[RESOLUTION]))
         return built.eval()
 
     def backbone(self, subnet: Subnet) -> Backbone:

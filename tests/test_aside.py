@@ -14,7 +14,8 @@ import pytest
 
 from automl import feasibility
 from automl.aside import Aside
-from automl.task import Constraint, Device
+from automl.device import Device
+from automl.task import Constraint
 from search_spaces.backbones import Backbone, scratch
 
 NETWORKS = [scratch("small_cnn_xs"), Backbone("odd", "none", "no_such_network", pretrained=False)]

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from automl import latency_kit
-from automl.device_profile import KIND, DeviceProfile, Net, read_profile
+from automl.device import KIND, Device, DeviceProfile, Net, read_profile
 from automl.errors import InputError
 from automl.evaluation import latency
 from automl.evaluation._there import There, precision_of
 from automl.export import export_onnx
 from automl.machine import require_runtime
-from automl.task import Device
 from tests._models import network, small_cnn
 
 from ._command import automl, refused

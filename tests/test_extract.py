@@ -94,7 +94,7 @@ def test_a_latency_is_kept_and_the_folder_labels_images(file: Path, home: Path, 
     fast = extract(file, tmp_path / "small", constraints=["macs_m<=1.2"])
     limit = math.sqrt(free.found[0].costs["latency_ms"] * fast.found[0].costs["latency_ms"])
     done = extract(file, tmp_path / "out", constraints=[f"latency_ms<={limit:.4f}"])
-    assert done.satisfied
+    assert done.satisfied and done.evidence == "measured"
     assert fast.found[0].score < done.found[0].score < free.found[0].score
     files = [tmp_path / f"{at}.png" for at in range(3)]
     for path, pixels in zip(files, pictures(3, 40), strict=True):

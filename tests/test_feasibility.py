@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from automl import _bench as bench_module
 from automl import feasibility as module
 from automl._bench import counts, is_counted, untrained
+from automl.device import Device
 from automl.errors import AutomlError
 from automl.evaluation.latency import device_name
 from automl.feasibility import COLUMNS, closest, is_quick, measure
-from automl.task import Constraint, Device
+from automl.task import Constraint
 from search_spaces.backbones import Backbone, BackboneError, create_backbone, scratch
 from search_spaces.counts import count_macs
 

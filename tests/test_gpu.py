@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from automl.device import Device
 from automl.evaluation.latency import Latency, measure_latency
 from automl.export import export_onnx
-from automl.task import Device
 from automl.trial import run_trial, training_device
 from tests._models import network, pretrained, recipe, shapes, small_cnn, trial
 

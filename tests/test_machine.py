@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from automl.device import Device
 from automl.errors import InputError
 from automl.machine import fitting, gpus, require_runtime, trial_resources
-from automl.task import Device
 from automl.ticker import Ticker
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from automl.device import Device
 from automl.errors import InputError, did_you_mean
 from automl.task import (
     CLASS_METRICS,
@@ -20,7 +21,6 @@ from automl.task import (
     QUALITY_METRICS,
     Budget,
     Constraint,
-    Device,
     Objective,
     Task,
     check_class_names,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from automl.device_profile import DeviceProfile, Net
+from automl.device import DeviceProfile, Net
 from search_spaces.predict import Transfer
 
 #: Is in every quantised graph.

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from automl.device import Device
 from automl.errors import AutomlError
 from automl.evaluation.quiet import quiet_machine
-from automl.task import Device
 
 #: Processors that other programs may use during a measurement.
 _OTHER_LOAD = 0.5
@@ -113,7 +113,7 @@ class Timer:
         self.steadiness = steadiness or Steadiness()
         self._there: Any = None
         if device.profile:
-            from automl.device_profile import read_profile
+            from automl.device import read_profile
             from automl.evaluation._there import There
 
             self._name, self._there = device.label, There(read_profile(device.profile))

@@ -191,8 +191,7 @@ def environment(run: Run) -> str:
         ("goal", wording.title(run.result.objective)),
         (
             "device",
-            run.result.device
-            + (" (measured on this machine)" if measured else " (predicted)" if device else ""),
+            run.result.device + (" (measured on this machine)" if measured else ""),
         ),
         (
             "budget",

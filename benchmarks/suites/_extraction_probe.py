@@ -66,7 +66,8 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
 def brute(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Measure and judge subnets that are drawn without any forecast, on the validation and the test images."""
     from automl._subnets import Subnets, missed
-    from automl.task import Constraint, Device
+    from automl.device import Device
+    from automl.task import Constraint
     from automl.training import subnet_probabilities
     from benchmarks.comparison import balanced_accuracy
     from search_spaces.propose import spread

@@ -33,21 +33,10 @@ _REMEASURE = Path(__file__).resolve().parents[1] / "remeasure.py"
 
 def run(argv: Sequence[str]) -> int:
     """Measure, write the table, print it. Exit codes: 0 all there, 1 a step failed, 2 wrong input."""
-    from automl.errors import InputError
-    from benchmarks.cells import check_at_least, publish
+    from benchmarks.cells import run_measured
 
     options = _parser().parse_args(argv)
-    try:
-        check_at_least(options, sets=1, subnets=2, seed=0)
-        summary = _measure(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    publish(Path(options.results), NAME, summary, to_markdown(summary))
-    return 0
+    return run_measured(NAME, options.results, lambda: _measure(options), to_markdown)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,9 +77,11 @@ def draw_sets(count: int, seed: int, latency: Sequence[float], size: Sequence[fl
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from automl.cli import _columns
     from automl.errors import InputError
+    from benchmarks.cells import check_at_least
     from benchmarks.environment import environment
     from benchmarks.processes import measured
 
+    check_at_least(options, sets=1, subnets=2, seed=0)
     try:
         resolutions = sorted({int(word) for word in options.resolutions.split(",")})
     except ValueError:

@@ -24,22 +24,14 @@ AIMS = {"seconds": 300.0, "gb": 4.0, "order_ms": 100.0}
 
 def run(argv: Sequence[str]) -> int:
     """Measure, write the table, print it. Exit codes: 0 all there, 1 a step failed, 2 wrong input."""
-    from automl.errors import InputError
-    from benchmarks.cells import publish
+    from benchmarks.cells import run_measured
 
     options = _parser().parse_args(argv)
-    try:
-        counts = _counts(options)
-        rows = [_measure(options, count) for count in counts]
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    summary = summarise(rows, options.seed)
-    publish(Path(options.results), NAME, summary, to_markdown(summary))
-    return 0
+
+    def measure() -> dict[str, Any]:
+        return summarise([_measure(options, count) for count in _counts(options)], options.seed)
+
+    return run_measured(NAME, options.results, measure, to_markdown)
 
 
 def _parser() -> argparse.ArgumentParser:

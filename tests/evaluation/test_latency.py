@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from automl.device import Device
 from automl.errors import AutomlError
 from automl.evaluation.latency import Latency, Steadiness, Timer, device_name, measure_latency
 from automl.export import export_onnx
-from automl.task import Device
 from tests._models import network, small_cnn
 
 CPU = Device.parse("cpu:1")
