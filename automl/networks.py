@@ -18,6 +18,7 @@ from automl.home import cache_folder
 from automl.plan import COSTS_SHARE
 from automl.ranking import resolutions_for
 from automl.task import Constraint, Task
+from search_spaces import carried
 from search_spaces.backbones import Backbone, find_backbones
 
 #: Million MACs that a network is taken to have where they are not known.
@@ -43,9 +44,9 @@ def find(
         say(f"  {line}")
     if not found:
         raise InputError(f"none of the backbones asked for can be had: {'; '.join(skipped)}")
-    if not any(b.pretrained for b in found):
+    if not task.backbones and all(b.source == carried.SOURCE for b in found if b.pretrained):
         say(
-            "  no pretrained weights were found: small nets are trained from scratch; "
+            "  no pretrained weights were found: small networks that come with this package are used; "
             "--weights-dir FOLDER, or --backbone with the name of a timm model once online, gives better models"
         )
     if aside is not None and not feasibility.is_quick(found, sets, task.device, cache_folder("feasibility")):

@@ -157,4 +157,4 @@ def admit(run: Any, spec: TrialSpec, outcome: Outcome) -> None:
 
 def is_subnet(spec: TrialSpec) -> bool:
     """Whether a trial's network was taken out of a supernet."""
-    return bool(spec.backbone.get("family") == SUBNET)
+    return bool(spec.backbone.get("family") == SUBNET and not spec.backbone.get("pretrained"))

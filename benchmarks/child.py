@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,13 @@ def main(path: str, make: Callable[[Spec], Mapping[str, Any]]) -> int:
 
 
 def submit_alone(
-    spec: Spec, source: str, *, seed: int, columns: dict[str, str] | None, full: bool = True
+    spec: Spec,
+    source: str,
+    *,
+    seed: int,
+    columns: dict[str, str] | None,
+    full: bool = True,
+    backbones: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
     """Submit as a user does, to an empty home folder, and read what the model said of the test images.
 
@@ -57,6 +63,7 @@ def submit_alone(
         seed: of the submit.
         columns: names of a table's columns.
         full: False for the catalog's order without search, as ``--no-pool``.
+        backbones: only these; empty for those of the settings.
 
     Returns:
         indices of the test images in the submitted data, ascending; class of each; class names; details for
@@ -72,7 +79,7 @@ def submit_alone(
         budget=spec["settings"]["budget"],
         seed=seed,
         weights_dirs=spec["weights_dirs"],
-        backbones=spec["settings"]["backbones"],
+        backbones=backbones or spec["settings"]["backbones"],
     )
     result = submit(task, out=folder, columns=columns, use_pool=full, use_search=full)
     with np.load(folder / "search" / "test_scores.npz", allow_pickle=False) as scores:

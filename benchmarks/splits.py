@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.cells import Cell, check_at_least, make_spec, sources
 
 #: Methods that start as on a new machine, and are judged by what they reach so.
-_ALONE = frozenset({"engine", "no-pool"})
+_ALONE = frozenset({"engine", "no-pool", "scratch"})
 
 
 def add_splits(parser: argparse.ArgumentParser) -> None:

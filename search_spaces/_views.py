@@ -151,7 +151,9 @@ class Views:
         whole = rest.repeat(1, self.teacher_classes)
         return whole.scatter_(1, self._classes[view, rows].long(), shares).clamp(min=1e-8).log()
 
-    def batches(self, size: int, resolutions: tuple[int, ...], classes: int, seed: int) -> Iterator[Batch]:
+    def batches(
+        self, size: int, resolution: Callable[[np.random.Generator], int], classes: int, seed: int
+    ) -> Iterator[Batch]:
         """Give batches without end, each at a resolution that is drawn; every epoch sees another view, in turn."""
         device = self.images.pixels.device
         generator = torch.Generator().manual_seed(seed)
@@ -162,7 +164,7 @@ class Views:
             for start in range(0, max(len(order) - size + 1, 1), size):
                 rows, view = order[start : start + size], epoch % self.count
                 labels = F.one_hot(self.images.labels[rows], classes).float()
-                pixels = self.pixels(view, rows, int(rng.choice(resolutions)))
+                pixels = self.pixels(view, rows, resolution(rng))
                 yield Batch(normalised(pixels), labels, self.opinion(view, rows))
             epoch += 1
 

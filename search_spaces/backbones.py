@@ -90,7 +90,8 @@ def find_backbones(
     Args:
         weights_dirs: folders whose sub-folders are models (``config.json`` and ``model.safetensors``).
         names: models asked for: ``local-dir:PATH``, a timm tag, or the name of a folder below a weights
-            folder; empty for all folders and whatever of :data:`HUB_DEFAULTS` the local hub cache holds.
+            folder; empty for all folders and whatever of :data:`HUB_DEFAULTS` the local hub cache holds, or, where
+            that is nothing, for what the package carries (:mod:`search_spaces.carried`).
 
     Networks for training from scratch come last and are always there unless names are given.
     """
@@ -109,6 +110,7 @@ def find_backbones(
         for entry in models:
             local.setdefault(entry.name, entry)
     wanted = list(names) or [*local, *HUB_DEFAULTS]
+    carried = _carried()
     for name in wanted:
         try:
             if name.startswith("local-dir:"):
@@ -117,6 +119,8 @@ def find_backbones(
                 backbone = _local(local[name])
             elif families.family_of(name) is not None:
                 backbone = scratch(name)
+            elif name in carried:
+                backbone = carried[name]
             else:
                 backbone = _hub(name, download=bool(names), others=tuple(local))
         except BackboneError as error:
@@ -125,9 +129,17 @@ def find_backbones(
             continue
         found.setdefault(backbone.name, backbone)
     if not names:
+        if not found:
+            found.update(carried)
         for name in families.architectures():
             found.setdefault(name, scratch(name))
     return list(found.values()), skipped
+
+
+def _carried() -> dict[str, Backbone]:
+    from search_spaces import carried
+
+    return {backbone.name: backbone for backbone in carried.backbones()}
 
 
 def may_convert(architecture: str) -> bool:
@@ -286,6 +298,10 @@ def create_backbone(backbone: Backbone, *, num_classes: int = 0, pretrained: boo
     if backbone.family != "timm":
         if num_classes:
             raise BackboneError("a family's network has no head of its own; put one on its features")
+        if backbone.family == SUBNET and backbone.pretrained and pretrained is not False:
+            from search_spaces import carried
+
+            return carried.network(backbone)
         if backbone.family == SUBNET:
             from search_spaces.stored import plain_network
 

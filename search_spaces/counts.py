@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import families
-from search_spaces.backbones import Backbone
+from search_spaces.backbones import SUBNET, Backbone
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +48,10 @@ class Counts:
 
 def look_up(backbone: Backbone) -> Counts | None:
     """Return the counts of one of our families' networks or of timm's as it is there; None of any other."""
+    if backbone.family == SUBNET:
+        from search_spaces import carried
+
+        return carried.counts(backbone)
     if backbone.family == "timm" and _changed(backbone.source):
         return None
     return _table().get(backbone.architecture)

@@ -35,11 +35,13 @@ from search_spaces._views import (
 )
 from search_spaces.propose import spread
 from search_spaces.stored import RESOLUTION, About, Stored
-from search_spaces.supernet import Supernet
+from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Recipe, Step, train_supernet
 
 #: Images from which the statistics of subnets are estimated, and their side.
 _CALIBRATION, _SIDE = 128, 64
+#: Training images from which those are estimated that are judged.
+_JUDGING = 512
 #: Subnets in the table whose score is measured, and that are counted.
 _JUDGED, _COUNTED = 60, 300
 #: Validation images at a time.
@@ -57,7 +59,8 @@ class Plan:
         teacher_resolution: side of the views that it sees.
         views: fixed views of each image.
         batch: images of a step.
-        resolutions: one is drawn for each step.
+        resolutions: rising; one is drawn for each step, at first of the first one alone, the others join one after
+            another, each after an equal share of the training (Karras et al. 2018; Tan & Le 2021, EfficientNetV2).
         recipe: of the supernet.
         how: views are varied.
         seed: of everything that is drawn.
@@ -86,6 +89,12 @@ def top1(model: nn.Module, images: Images, resolution: int, precision: torch.dty
         with lower(pixels.device.type, precision):
             right += (model(pixels).argmax(1) == labels).sum()
     return float(right) / len(images)
+
+
+def judging_images(training: Images, seed: int = 0) -> Tensor:
+    """Training images from which the statistics of subnets that are judged are estimated, uint8 ``[n, 3, H, W]``."""
+    chosen = np.random.default_rng(seed).permutation(len(training))[:_JUDGING]
+    return training.pixels[torch.from_numpy(chosen).to(training.pixels.device)]
 
 
 def calibration_images(seed: int = 0) -> Tensor:
@@ -130,6 +139,7 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     precision = torch.bfloat16 if device == "cuda" else None
     training, validation, names = read_images(images, device)
     views = Views(training, plan.views, plan.how, plan.seed)
+    judging = judging_images(training, plan.seed)
     record: dict[str, Any] = {
         "plan": dataclasses.asdict(plan),
         "classes": len(names),
@@ -159,14 +169,21 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     )
     net: Supernet = families.supernet(plan.family, len(names) + views.teacher_classes)
     net = net.to(device=device, memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]
-    batches = views.batches(plan.batch, plan.resolutions, len(names), plan.seed)
     calibration = calibration_images(plan.seed)
     path = out / f"{plan.family}.safetensors"
     began = time.monotonic()
     paused, evaluated = 0.0, began
 
-    def progress(_step: int) -> float:
+    def progress(_step: int = 0) -> float:
         return (time.monotonic() - began - paused) / plan.seconds
+
+    def resolution(rng: np.random.Generator) -> int:
+        joined = min(1 + int(progress() * len(plan.resolutions)), len(plan.resolutions))
+        return int(rng.choice(plan.resolutions[:joined]))
+
+    def judge(stored: Stored, subnet: Subnet) -> float:
+        there = Stored(about, stored.net.to(device), judging)
+        return top1(there.build(subnet), validation, subnet[RESOLUTION], precision)
 
     def write(stored: Stored) -> None:
         stored.save(path)
@@ -177,13 +194,13 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         begin = time.monotonic()
         point = {**step.to_dict(), "seconds": begin - began - paused}
         stored = Stored(about, _cut(step.net, plan.family, len(names)), calibration)
+        write(stored)
         for name, subnet in (("largest", stored.space.largest()), ("smallest", stored.space.smallest())):
-            network = stored.build({**subnet, RESOLUTION: plan.resolutions[0]}).to(device)
-            point[f"top1_{name}"] = top1(network, validation, plan.resolutions[0], precision)
+            point[f"top1_{name}"] = judge(stored, subnet)
         record["curve"].append(point)
         tell(json.dumps({k: round(v, 4) for k, v in point.items()}))
-        write(stored)
 
+    batches = views.batches(plan.batch, resolution, len(names), plan.seed)
     steps = train_supernet(
         net, batches, plan.recipe, progress, seed=plan.seed, precision=precision, report_every=20
     )
@@ -195,10 +212,12 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
             paused += evaluated - begin
         net = step.net
     stored = Stored(about, _cut(net, plan.family, len(names)), calibration)
+    write(stored)
+    judged = _cut(net, plan.family, len(names))
     for number, subnet in enumerate(spread(stored.space, _COUNTED, plan.seed)):
         known = stored.counted(subnet)
         if number < _JUDGED:
-            score = top1(stored.build(subnet).to(device), validation, subnet[RESOLUTION], precision)
+            score = judge(Stored(about, judged, calibration), subnet)
             known = dataclasses.replace(known, score=score, images=len(validation))
             tell(json.dumps({"resolution": subnet[RESOLUTION], "macs": known.macs, "top1": round(score, 4)}))
         stored.known.append(known)
@@ -245,6 +264,11 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=Plan.views)
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--resolutions", type=int, nargs="+", default=list(Plan.resolutions))
+    parser.add_argument("--pool", type=int, default=0, help="subnets that are drawn once; see Recipe.pool")
+    parser.add_argument("--draws", type=int, default=Recipe.draws)
+    parser.add_argument("--ema", type=float, default=Recipe.ema)
+    parser.add_argument("--teacher-resolution", type=int, default=Plan.teacher_resolution)
+    parser.add_argument("--evaluate-every", type=float, default=Plan.evaluate_every)
     parser.add_argument("--mode", default=Recipe.mode, choices=("sandwich", "random"))
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--seed", type=int, default=0)
@@ -256,8 +280,16 @@ def main() -> None:
         views=asked.views,
         batch=asked.batch,
         resolutions=tuple(asked.resolutions),
-        recipe=Recipe(mode=asked.mode, learning_rate=asked.learning_rate),
+        recipe=Recipe(
+            mode=asked.mode,
+            learning_rate=asked.learning_rate,
+            pool=asked.pool,
+            draws=asked.draws,
+            ema=asked.ema,
+        ),
         seed=asked.seed,
+        teacher_resolution=asked.teacher_resolution,
+        evaluate_every=asked.evaluate_every,
     )
     pretrain(asked.images, asked.out, plan, lambda line: print(line, flush=True))
 

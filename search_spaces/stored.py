@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces import families
+from search_spaces._views import memory_format
 from search_spaces.backbones import IMAGENET_MEAN, IMAGENET_STD, SUBNET, Backbone
 from search_spaces.propose import Codes
 from search_spaces.supernet import Dimension, Space, Subnet, Supernet
@@ -109,14 +110,17 @@ class Stored:
 
     def images(self, resolution: int) -> Iterator[Tensor]:
         """Give the calibration images as normalised batches ``[N, 3, resolution, resolution]``."""
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255.0 for v in (self.about.mean, self.about.std))
+        mean, std = (
+            torch.tensor(v, device=self.calibration.device).view(1, 3, 1, 1) * 255.0
+            for v in (self.about.mean, self.about.std)
+        )
         for start in range(0, len(self.calibration), _BATCH):
             pixels = self.calibration[start : start + _BATCH].float()
             if pixels.shape[-1] != resolution:
                 pixels = F.interpolate(
                     pixels, (resolution, resolution), mode="bilinear", antialias=True, align_corners=False
                 )
-            yield ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+            yield ((pixels - mean) / std).contiguous(memory_format=memory_format(pixels.device))
 
     def build(self, subnet: Subnet, *, calibrated: bool = True) -> nn.Module:
         """Return a subnet as a plain network in evaluation mode, its statistics those of the calibration images.

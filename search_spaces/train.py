@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from search_spaces._captured import Captured, direct
 from search_spaces.supernet import Subnet, Supernet
 
 #: Of logits ``[N, classes]`` and labels.
@@ -45,6 +46,8 @@ class Recipe:
             taught by the largest (Yu et al. 2020, BigNAS, section 3.1); ``random``: each step trains one
             random subnet, four times cheaper, for small data on a processor.
         draws: random subnets of a step in sandwich mode.
+        pool: so many subnets are drawn once, and the random ones of a step from these; on a GPU each is then captured
+            as a graph, several times faster than its kernels one by one. 0 to draw anew for every step.
         coupled: draw the dimensions of a stage together (CompOFA).
         learning_rate: peak of AdamW's.
         weight_decay: of weights, not of norms and biases.
@@ -58,6 +61,7 @@ class Recipe:
 
     mode: Literal["sandwich", "random"] = "sandwich"
     draws: int = 2
+    pool: int = 0
     coupled: bool = True
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
@@ -135,7 +139,9 @@ def train_supernet(
         FloatingPointError: a loss is no longer a number; looked at every ``report_every`` steps.
     """
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(_groups(net, recipe.weight_decay), lr=recipe.learning_rate)
+    cuda = next(net.parameters()).is_cuda
+    optimizer = torch.optim.AdamW(_groups(net, recipe.weight_decay), lr=recipe.learning_rate, fused=cuda)
+    learner = _Learner(net, recipe, rng, precision, loss)
     averaged = None
     if recipe.ema:
         averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
@@ -146,8 +152,8 @@ def train_supernet(
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = next(batches)
-        optimizer.zero_grad(set_to_none=True)
-        largest, smallest = _backward(net, batch, recipe, rng, precision, loss)
+        learner.forget()
+        largest, smallest = learner.learn(batch)
         nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         optimizer.step()
         if averaged is not None:
@@ -170,59 +176,100 @@ def _result(net: Supernet, averaged: AveragedModel | None) -> Supernet:
     return cast(Supernet, found)
 
 
-def _backward(
-    net: Supernet,
-    batch: Batch,
-    recipe: Recipe,
-    rng: np.random.Generator,
-    precision: torch.dtype | None,
-    by_labels: Loss | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Add the gradients of one step; return the losses of the largest and of the smallest subnet."""
-    space = net.space
-    opinion = None if batch.teacher is None else batch.teacher.float().softmax(1)
+class _Learner:
+    """Adds the gradients of the subnets of a step."""
 
-    def run(subnet: Subnet, dropout: float = 0.0) -> Tensor:
-        net.activate(subnet)
-        net.dropout.p = dropout
-        lower = torch.autocast(batch.images.device.type, precision or torch.bfloat16)
-        with lower if precision is not None else contextlib.nullcontext():
-            return net(batch.images).float()
+    def __init__(
+        self,
+        net: Supernet,
+        recipe: Recipe,
+        rng: np.random.Generator,
+        precision: torch.dtype | None,
+        by_labels: Loss | None,
+    ) -> None:
+        self._net, self._recipe, self._rng, self._precision = net, recipe, rng, precision
+        self._by_labels = by_labels or self._smoothed
+        self._drawn = [net.space.sample(rng, coupled=recipe.coupled) for _ in range(recipe.pool)]
+        captured = bool(self._drawn) and next(net.parameters()).is_cuda
+        self._run = Captured() if captured else direct
+        self._kept = captured
 
-    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs that learn from labels and those that learn from the teacher, which may be the same."""
-        if opinion is None or opinion.shape[1] == logits.shape[1]:
-            return logits, logits
-        return logits[:, : -opinion.shape[1]], logits[:, -opinion.shape[1] :]
+    def forget(self) -> None:
+        """Drop the gradients; where passes are captured, zero them."""
+        if not self._kept:
+            self._net.zero_grad(set_to_none=True)
+            return
+        for parameter in self._net.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        torch._foreach_zero_([p.grad for p in self._net.parameters() if p.grad is not None])
 
-    def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
+    def learn(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Add the gradients of one step; return the losses of the largest and of the smallest subnet."""
+        space, recipe = self._net.space, self._recipe
+        given = [batch.images, batch.labels]
+        if batch.teacher is not None:
+            given.append(batch.teacher.float().softmax(1))
+        if recipe.mode == "random":
+            return self._run(self._labelled, self._draw(), *given)[0], None
+        largest, target = self._run(self._largest, space.largest(), *given)
+        smallest, *_ = [
+            self._run(self._taught, subnet, batch.images, target, *given[2:])[0]
+            for subnet in (space.smallest(), *(self._draw() for _ in range(recipe.draws)))
+        ]
+        return largest, smallest
 
-    def loss_of(logits: Tensor, labels: Tensor, how: Loss) -> Tensor:
-        of_labels, of_teacher = parts(logits)
-        loss = how(of_labels, labels)
-        if opinion is None:
-            return loss
-        weight = recipe.teacher_weight
-        return (1 - weight) * loss + weight * F.cross_entropy(of_teacher, opinion)
+    def _draw(self) -> Subnet:
+        if self._drawn:
+            return self._drawn[int(self._rng.integers(len(self._drawn)))]
+        return self._net.space.sample(self._rng, coupled=self._recipe.coupled)
 
-    if recipe.mode == "random":
-        loss = loss_of(run(space.sample(rng, coupled=recipe.coupled)), batch.labels, by_labels or smoothed)
+    def _largest(
+        self, subnet: Subnet, images: Tensor, labels: Tensor, *opinion: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self._pass(subnet, images, labels, self._by_labels, opinion, self._recipe.dropout)
+
+    def _labelled(
+        self, subnet: Subnet, images: Tensor, labels: Tensor, *opinion: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self._pass(subnet, images, labels, self._by_labels, opinion)
+
+    def _taught(self, subnet: Subnet, images: Tensor, target: Tensor, *opinion: Tensor) -> tuple[Tensor, ...]:
+        return self._pass(subnet, images, target, F.cross_entropy, opinion)
+
+    def _pass(
+        self,
+        subnet: Subnet,
+        images: Tensor,
+        labels: Tensor,
+        by_labels: Loss,
+        opinion: tuple[Tensor, ...],
+        dropout: float = 0.0,
+    ) -> tuple[Tensor, ...]:
+        """Learn from labels and a teacher's opinion; the loss, and what others are to learn from this subnet."""
+        logits = self._logits(subnet, images, dropout)
+        of_labels, of_teacher = logits, logits
+        if opinion and opinion[0].shape[1] != logits.shape[1]:
+            of_labels, of_teacher = logits.split(
+                [logits.shape[1] - opinion[0].shape[1], opinion[0].shape[1]], 1
+            )
+        loss = by_labels(of_labels, labels)
+        if opinion:
+            weight = self._recipe.teacher_weight
+            loss = (1 - weight) * loss + weight * F.cross_entropy(of_teacher, opinion[0])
         loss.backward()
-        return loss.detach(), None
-    logits = run(space.largest(), recipe.dropout)
-    largest = loss_of(logits, batch.labels, by_labels or smoothed)
-    largest.backward()
-    target = parts(logits.detach())[0].softmax(1)
-    losses = []
-    for subnet in [
-        space.smallest(),
-        *(space.sample(rng, coupled=recipe.coupled) for _ in range(recipe.draws)),
-    ]:
-        loss = loss_of(run(subnet), target, F.cross_entropy)
-        loss.backward()
-        losses.append(loss.detach())
-    return largest.detach(), losses[0]
+        return loss.detach(), of_labels.detach().softmax(1)
+
+    def _logits(self, subnet: Subnet, images: Tensor, dropout: float) -> Tensor:
+        self._net.activate(subnet)
+        self._net.dropout.p = dropout
+        lower = torch.autocast(images.device.type, self._precision or torch.bfloat16)
+        with lower if self._precision is not None else contextlib.nullcontext():
+            logits: Tensor = self._net(images)
+        return logits.float()
+
+    def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self._recipe.smoothing)
 
 
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:

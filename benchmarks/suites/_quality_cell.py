@@ -1,4 +1,4 @@
-"""One (dataset, split, method) of the quality and ablation suites, run in a process of its own.
+"""One (dataset, split, method) of the quality, ablation and carried suites, run in a process of its own.
 
 ``python -m benchmarks.suites._quality_cell SPEC`` reads the JSON file SPEC and writes the file that it names.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from automl.data import Dataset
 
 
-def engine(spec: Spec, *, full: bool = True) -> Answer:
+def engine(spec: Spec, *, full: bool = True, backbones: Sequence[str] = ()) -> Answer:
     """Submit as a user does, to an empty home folder, and read what the exported model said."""
     columns = spec["settings"]["columns"] or None
     index, predicted, _names, details = child.submit_alone(
-        spec, spec["source"], seed=spec["identity"]["split"], columns=columns, full=full
+        spec, spec["source"], seed=spec["identity"]["split"], columns=columns, full=full, backbones=backbones
     )
     child.check_same(index, _dataset(spec).indices("test"))
     return Answer(predicted, details)
@@ -35,6 +35,13 @@ def engine(spec: Spec, *, full: bool = True) -> Answer:
 def no_pool(spec: Spec) -> Answer:
     """The same without history, ranking and search: the catalog in its own order."""
     return engine(spec, full=False)
+
+
+def scratch(spec: Spec) -> Answer:
+    """The same with the networks for training from scratch alone."""
+    from search_spaces import families
+
+    return engine(spec, backbones=families.architectures())
 
 
 def logreg(spec: Spec) -> Answer:
@@ -58,6 +65,7 @@ def plain(spec: Spec) -> Answer:
 METHODS: dict[str, Callable[[Spec], Answer]] = {
     "engine": engine,
     "no-pool": no_pool,
+    "scratch": scratch,
     "logreg": logreg,
     "plain": plain,
 }

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.elastic._check import within
+
+
+@functools.cache
+def _kernels() -> Any:
+    """Kernels of our own for GPUs; None where Triton is not to be had."""
+    try:
+        from search_spaces.elastic import _kernels as found
+    except ImportError:
+        return None
+    return found
+
+
+def _learns(x: Tensor) -> bool:
+    """Whether a gradient will be asked for that kernels of our own are faster at."""
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return x.is_cuda and half and x.requires_grad and _kernels() is not None
 
 
 class ElasticConv2d(nn.Conv2d):
@@ -69,6 +88,9 @@ class ElasticConv2d(nn.Conv2d):
         """``[N, inside, H, W]`` → ``[N, width, H', W']``."""
         inside = x.shape[1]
         weight, bias, padding = self._active(inside)
+        if self.depthwise and bias is None and _learns(x) and x.shape[3] <= _kernels().WIDEST:
+            out: Tensor = _kernels().depthwise(x, weight, int(self.stride[0]), padding)
+            return out
         groups = inside if self.depthwise else 1
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, groups)
 
@@ -110,6 +132,16 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
             if self.momentum is None:  # a cumulative average
                 momentum = 1.0 / float(self.num_batches_tracked)
         mean, variance = self.running_mean, self.running_var
+        if self.training and _learns(x):
+            out: Tensor
+            out, own_mean, own_variance = _kernels().batch_norm(
+                x, self.weight[:width], self.bias[:width], self.eps
+            )
+            count = x.numel() // width
+            if mean is not None and variance is not None:
+                mean[:width].lerp_(own_mean, momentum)
+                variance[:width].lerp_(own_variance * (count / max(count - 1, 1)), momentum)
+            return out
         return F.batch_norm(
             x,
             None if mean is None else mean[:width],

@@ -1,4 +1,4 @@
-"""The quality and ablation suites: plan, resume, refuse mixed settings, and make the table."""
+"""The quality, ablation and carried suites: plan, resume, refuse mixed settings, and make the table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.suites import ablation, quality
+from benchmarks.suites import ablation, carried, quality
 from tests.benchmarks.fakes import judged, replace_child
 
 MODULE = "benchmarks.suites._quality_cell"
-RIGHT = {"engine": 0.9, "logreg": 0.6, "plain": 0.75, "no-pool": 0.7}
+RIGHT = {"engine": 0.9, "logreg": 0.6, "plain": 0.75, "no-pool": 0.7, "scratch": 0.5}
 
 
 def _cell(spec: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +184,17 @@ def test_ablation_compares_with_and_without_the_pool(
     assert "| engine | no-pool | engine − no-pool [95 %] |" in text
     assert "better reference" not in text
     assert sorted(path.name for path in (tmp_path / "results" / "cells").iterdir()) == ["ablation"]
+
+
+def test_carried_compares_without_weights_from_elsewhere(
+    tmp_path: Path, arguments: list[str], called: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert carried.run([*arguments, "--weights-dir", str(tmp_path)]) == 2
+    assert "leave --weights-dir" in capsys.readouterr().err and called == []
+    assert carried.run(arguments) == 0
+    assert called == [f"parts-{split}-{method}" for split in (0, 1) for method in ("engine", "scratch")]
+    text = (tmp_path / "results" / "carried.md").read_text()
+    assert "| engine | scratch | engine − scratch [95 %] |" in text
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""One cell of the quality and ablation suites: what the engine's run folder says becomes the answer."""
+"""One cell of the quality, ablation and carried suites: what the engine's run folder says becomes the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from automl.data import load_dataset
 from automl.errors import AutomlError
 from benchmarks import child
 from benchmarks.cells import read_cells
-from benchmarks.suites import _quality_cell, ablation, quality
+from benchmarks.suites import _quality_cell, ablation, carried, quality
+from search_spaces import families
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def fake_submit(seen: list[dict[str, Any]], wrong: int = 0) -> Any:
     """A submit that predicts every test image right and writes them in another order."""
 
     def submit(task: Any, *, out: Path, columns: Any = None, **options: Any) -> Any:
-        seen.append({"seed": task.seed, "columns": columns, **options})
+        seen.append({"seed": task.seed, "columns": columns, "backbones": list(task.backbones), **options})
         dataset = load_dataset(task.data, seed=task.seed, columns=columns)
         index = dataset.indices("test")[::-1] - wrong
         (out / "search").mkdir(parents=True)
@@ -53,16 +54,25 @@ def _main(spec: dict[str, Any], folder: Path) -> int:
     return child.main(str(path), _quality_cell.run_cell)
 
 
-@pytest.mark.parametrize(("method", "full"), [("engine", True), ("no-pool", False)])
+@pytest.mark.parametrize(
+    ("method", "full", "backbones"),
+    [("engine", True, []), ("no-pool", False, []), ("scratch", True, families.architectures())],
+)
 def test_predictions_are_brought_into_the_order_of_the_split(
-    spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, full: bool
+    spec: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    method: str,
+    full: bool,
+    backbones: list[str],
 ) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(automl.engine, "submit", fake_submit(seen))
     (tmp_path / "work" / "run").mkdir(parents=True)  # of a run that was broken off
     spec["identity"]["method"] = method
     assert _main(spec, tmp_path) == 0
-    assert seen == [{"seed": 1, "columns": None, "use_pool": full, "use_search": full}]
+    options = {"use_pool": full, "use_search": full}
+    assert seen == [{"seed": 1, "columns": None, "backbones": backbones, **options}]
     text = (tmp_path / "cell.json").read_text()
     assert str(tmp_path) not in text
     assert "probabilities" not in text
@@ -83,7 +93,7 @@ def test_a_run_on_other_images_is_refused(spec: dict[str, Any], monkeypatch: pyt
 
 
 def test_every_method_of_the_suites_has_a_cell() -> None:
-    assert set(_quality_cell.METHODS) == set(quality._TITLES) | set(ablation._TITLES)
+    assert set(_quality_cell.METHODS) == set(quality._TITLES) | set(ablation._TITLES) | set(carried._TITLES)
 
 
 def test_references_without_pretrained_backbones_are_wrong_input(

@@ -59,7 +59,7 @@ def only_line(skipped: list[str]) -> str:
     return skipped[0]
 
 
-def test_without_weights_there_are_the_networks_from_scratch() -> None:
+def test_there_are_always_networks_from_scratch() -> None:
     found, skipped = find_backbones()
     assert skipped == []
     assert names([b for b in found if not b.pretrained]) == scratch_names()

@@ -76,6 +76,21 @@ def test_dropout_is_on_the_largest_alone() -> None:
     assert seen == {net.space.largest()["last.width"]: {0.3}, net.space.smallest()["last.width"]: {0.0}}
 
 
+@pytest.mark.parametrize("mode", ["sandwich", "random"])
+def test_random_subnets_may_come_from_a_pool_that_is_drawn_once(mode: str) -> None:
+    net = families.supernet("mobile", 3)
+    seen = set()
+
+    def forward(module: Supernet, _inputs: object) -> None:
+        layout = [stage.depth for stage in module.stages]  # type: ignore[union-attr]
+        seen.add((module.last.conv.width, module.stem.conv.width, *layout))  # type: ignore[union-attr,arg-type]
+
+    net.register_forward_pre_hook(forward)
+    recipe = Recipe(mode=mode, pool=2, ema=0.0)  # type: ignore[arg-type]
+    list(train_supernet(net, _batches(), recipe, lambda step: step / 8, seed=3))
+    assert 2 <= len(seen) <= (4 if mode == "sandwich" else 2)
+
+
 def test_a_loss_that_is_no_number_is_an_error() -> None:
     def broken() -> Iterator[Batch]:
         for batch in _batches():
@@ -126,7 +141,8 @@ def test_pretraining_writes_a_supernet_that_can_be_loaded(
     training, validation, names = read_images(tmp_path / "images.npz", "cpu")
     assert (len(training), len(validation), names) == (36, 12, ["0", "1", "2"])
     first = stored.known[0]
-    score = pretrain.top1(stored.build(first.subnet), validation, 32)
+    judged = replace(stored, calibration=training.pixels)
+    score = pretrain.top1(judged.build(first.subnet), validation, 32)
     assert abs(score - (first.score or 0.0)) <= 2 / 12  # matrices are stored in half precision
     record = json.loads((tmp_path / "out" / "mobile.json").read_text())
     assert record["curve"][-1]["progress"] == 1.0
@@ -170,7 +186,7 @@ def test_the_opinion_of_the_teacher_is_of_the_view_that_is_seen() -> None:
     shares: list[float] = []
     views.ask(teacher, 24, shares.append, None)
     assert shares == [1 / 3, 2 / 3, 1.0]
-    batches = views.batches(5, (24,), 3, seed=0)
+    batches = views.batches(5, lambda _: 24, 3, seed=0)
     for _ in range(6):
         batch = next(batches)
         assert batch.teacher is not None
