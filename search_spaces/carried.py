@@ -28,6 +28,7 @@ _FOLDER = Path(__file__).with_name("weights")
 FAMILY = "mobile"
 #: Source of the carried backbones.
 SOURCE = f"{FAMILY}:carried"
+_LICENCE = "Apache-2.0 (trained on images of tiny-imagenet, whose terms are for research and education)"
 _WEIGHTS, _LADDER = _FOLDER / f"{FAMILY}.safetensors", _FOLDER / "ladder.safetensors"
 #: Buffers of a norm that are a subnet's own.
 _STATISTICS = ("running_mean", "running_var")
@@ -44,7 +45,7 @@ class Rung:
         macs: multiply-accumulates for one image of :data:`COUNTED_SIDE` pixels, without the classifier.
         params: parameters, without the classifier's.
         width: of the features.
-        top1: share of right classes on images that it was not trained on.
+        top1: share of right classes on validation images, by which the backbones were chosen.
         images: how many those were.
     """
 
@@ -78,7 +79,7 @@ def backbones() -> list[Backbone]:
             SOURCE,
             rung.code,
             True,
-            licence="Apache-2.0",
+            licence=_LICENCE,
             num_features=rung.width,
             family=SUBNET,
         )

@@ -47,7 +47,7 @@ class Recipe:
             random subnet, four times cheaper, for small data on a processor.
         draws: random subnets of a step in sandwich mode.
         pool: so many subnets are drawn once, and the random ones of a step from these; on a GPU each is then captured
-            as a graph, several times faster than its kernels one by one. 0 to draw anew for every step.
+            as a graph, so that its kernels are not launched one by one. 0 to draw anew for every step.
         coupled: draw the dimensions of a stage together (CompOFA).
         learning_rate: peak of AdamW's.
         weight_decay: of weights, not of norms and biases.

@@ -1,7 +1,7 @@
 """Depthwise convolution and batch normalisation on GPUs, forward and backward, written in Triton.
 
-What torch has for them in lower precision takes over nine tenths of the time of a training step of a network of inverted
-residual blocks, though both hardly compute. Here a depthwise convolution is a product with a band matrix of the
+What torch has for them in lower precision takes most of the time of a training step of a network of inverted residual
+blocks, though both hardly compute. Here a depthwise convolution is a product with a band matrix of the
 kernel, which the GPU's matrix units do beside reading each value a few times; the normalisation reads in order and
 splits what one channel has among many programs. Both add in float32.
 
