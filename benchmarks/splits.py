@@ -4,23 +4,63 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.cells import Cell, check_at_least, make_spec, sources
+from benchmarks.cells import (
+    Cell,
+    Suite,
+    add_resamples,
+    check_at_least,
+    make_parser,
+    make_spec,
+    run_suite,
+    sources,
+)
 
 #: Methods that start as on a new machine, and are judged by what they reach so.
 _ALONE = frozenset({"engine", "no-pool", "scratch"})
 
 
-def add_splits(parser: argparse.ArgumentParser) -> None:
-    """The argument ``--splits``."""
-    parser.add_argument(
+def parser(name: str, summary: str, example: str, budget: str) -> argparse.ArgumentParser:
+    """What such a suite is told."""
+    found = make_parser(name, summary, example, budget=budget)
+    found.add_argument(
         "--splits",
         type=int,
         default=3,
         help="number of splits; their seeds are 0, 1, … (default %(default)s)",
     )
+    add_resamples(found)
+    return found
+
+
+def run(
+    name: str,
+    parser: argparse.ArgumentParser,
+    methods: Callable[[argparse.Namespace], Sequence[str]],
+    to_markdown: Callable[[Mapping[str, Any]], str],
+    argv: Sequence[str],
+) -> int:
+    """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input.
+
+    Args:
+        name: of the suite.
+        parser: from :func:`parser`.
+        methods: from what the suite was told to the methods of its cells.
+        to_markdown: from a summary to the table.
+        argv: what it is told.
+    """
+    suite = Suite(
+        name=name,
+        module="benchmarks.suites._quality_cell",
+        parser=parser,
+        plan=lambda options: plan(options, methods(options)),
+        told=told,
+        summarise=lambda cells, options: summarise(name, cells, resamples=options.resamples),
+        to_markdown=to_markdown,
+    )
+    return run_suite(suite, argv)
 
 
 def plan(options: argparse.Namespace, methods: Sequence[str]) -> list[dict[str, Any]]:

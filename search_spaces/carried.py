@@ -29,7 +29,9 @@ FAMILY = "mobile"
 #: Source of the carried backbones.
 SOURCE = f"{FAMILY}:carried"
 _LICENCE = "Apache-2.0 (trained on images of tiny-imagenet, whose terms are for research and education)"
-_WEIGHTS, _LADDER = _FOLDER / f"{FAMILY}.safetensors", _FOLDER / "ladder.safetensors"
+#: The supernet.
+WEIGHTS = _FOLDER / f"{FAMILY}.safetensors"
+_LADDER = _FOLDER / "ladder.safetensors"
 #: Buffers of a norm that are a subnet's own.
 _STATISTICS = ("running_mean", "running_var")
 #: By how much the next larger backbone has to be better to be carried too.
@@ -131,7 +133,7 @@ def network(backbone: Backbone) -> nn.Module:
 def _stored() -> Stored:
     from search_spaces.stored import load
 
-    return load(_WEIGHTS)
+    return load(WEIGHTS)
 
 
 def write(images: Path) -> None:

@@ -6,13 +6,11 @@ own order.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import splits
-from benchmarks.cells import Cell, Suite, add_resamples, make_parser, run_suite
 
 NAME = "ablation"
 SUMMARY = "Balanced accuracy of the engine with and without its pool and search."
@@ -26,28 +24,8 @@ _TITLES = {
 
 def run(argv: Sequence[str]) -> int:
     """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
-    suite = Suite(
-        name=NAME,
-        module="benchmarks.suites._quality_cell",
-        parser=_parser(),
-        plan=lambda options: splits.plan(options, list(_TITLES)),
-        told=splits.told,
-        summarise=lambda cells, options: summarise(cells, resamples=options.resamples),
-        to_markdown=to_markdown,
-    )
-    return run_suite(suite, argv)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(NAME, SUMMARY, EXAMPLE, budget="4m")
-    splits.add_splits(parser)
-    add_resamples(parser)
-    return parser
-
-
-def summarise(cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
-    """Mean scores per dataset, and the paired difference per dataset and over datasets."""
-    return splits.summarise(NAME, cells, resamples=resamples)
+    parser = splits.parser(NAME, SUMMARY, EXAMPLE, budget="4m")
+    return splits.run(NAME, parser, lambda _told: list(_TITLES), to_markdown, argv)
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 from automl.errors import InputError
 from benchmarks import splits
-from benchmarks.cells import Cell, Suite, add_resamples, make_parser, run_suite
 
 NAME = "carried"
 SUMMARY = "Balanced accuracy of the engine with nothing but the weights that it carries, against training from scratch."
@@ -27,36 +26,16 @@ _TITLES = {
 
 def run(argv: Sequence[str]) -> int:
     """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
-    suite = Suite(
-        name=NAME,
-        module="benchmarks.suites._quality_cell",
-        parser=_parser(),
-        plan=_plan,
-        told=splits.told,
-        summarise=lambda cells, options: summarise(cells, resamples=options.resamples),
-        to_markdown=to_markdown,
-    )
-    return run_suite(suite, argv)
+    parser = splits.parser(NAME, SUMMARY, EXAMPLE, budget="2m")
+    return splits.run(NAME, parser, _methods, to_markdown, argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(NAME, SUMMARY, EXAMPLE, budget="2m")
-    splits.add_splits(parser)
-    add_resamples(parser)
-    return parser
-
-
-def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
-    if options.weights_dir or options.backbone:
+def _methods(told: argparse.Namespace) -> list[str]:
+    if told.weights_dir or told.backbone:
         raise InputError(
             "this compares without weights from elsewhere: leave --weights-dir and --backbone away"
         )
-    return splits.plan(options, list(_TITLES))
-
-
-def summarise(cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
-    """Mean scores per dataset, and the paired difference per dataset and over datasets."""
-    return splits.summarise(NAME, cells, resamples=resamples)
+    return list(_TITLES)
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:

@@ -6,13 +6,12 @@ dataset by a paired group bootstrap.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import splits
-from benchmarks.cells import Cell, Suite, add_resamples, chosen, make_parser, run_suite
+from benchmarks.cells import chosen
 
 NAME = "quality"
 SUMMARY = "Balanced accuracy of the engine against logistic regression and plain fine-tuning."
@@ -29,31 +28,13 @@ _TITLES = {
 
 def run(argv: Sequence[str]) -> int:
     """Run what is missing, write and print the table. Exit codes: 0 all there, 1 a cell failed, 2 wrong input."""
-    suite = Suite(
-        name=NAME,
-        module="benchmarks.suites._quality_cell",
-        parser=_parser(),
-        plan=lambda options: splits.plan(options, chosen(options.methods, list(_TITLES), "method")),
-        told=splits.told,
-        summarise=lambda cells, options: summarise(cells, resamples=options.resamples),
-        to_markdown=to_markdown,
-    )
-    return run_suite(suite, argv)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(NAME, SUMMARY, EXAMPLE, budget="4m")
-    splits.add_splits(parser)
+    parser = splits.parser(NAME, SUMMARY, EXAMPLE, budget="4m")
     parser.add_argument(
         "--methods", default=",".join(_TITLES), help=f"comma-separated, of {', '.join(_TITLES)} (default all)"
     )
-    add_resamples(parser)
-    return parser
-
-
-def summarise(cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
-    """Mean scores per dataset and method, and the engine's difference to the better reference."""
-    return splits.summarise(NAME, cells, resamples=resamples)
+    return splits.run(
+        NAME, parser, lambda told: chosen(told.methods, list(_TITLES), "method"), to_markdown, argv
+    )
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:

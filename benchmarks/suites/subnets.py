@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.carried import WEIGHTS
+
 if TYPE_CHECKING:
     from search_spaces._views import Images
     from search_spaces.stored import Known, Stored
@@ -22,7 +24,6 @@ NAME = "subnets"
 SUMMARY = "Top-1 of subnets of a pretrained supernet against multiply-accumulates and measured latency."
 
 EXAMPLE = "example: automl bench subnets --images tiny-imagenet.npz"
-_CARRIED = Path("search_spaces") / "weights" / "mobile.safetensors"
 #: Images of which the files' answers are asked at a time.
 _BATCH = 100
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="npz file that the supernet was pretrained on")
-    add("--supernet", type=Path, default=_CARRIED, help="file (default %(default)s)")
+    add("--supernet", type=Path, default=WEIGHTS, help="file (default: the one that the package carries)")
     add(
         "--subnets",
         type=int,

@@ -13,7 +13,7 @@ import pytest
 import automl.engine
 from automl.data import load_dataset
 from automl.errors import AutomlError
-from benchmarks import child
+from benchmarks import child, splits
 from benchmarks.cells import read_cells
 from benchmarks.suites import _quality_cell, ablation, carried, quality
 from search_spaces import families
@@ -82,7 +82,7 @@ def test_predictions_are_brought_into_the_order_of_the_split(
     assert cell["index"].tolist() == sorted(cell["index"])
     assert len(cell["groups"]) == len(cell["labels"]) == 45 - cell["development_images"]
     assert cell["details"]["seconds"] == {"total": 30.0}
-    row = quality.summarise([cell], resamples=100)["datasets"][0]
+    row = splits.summarise("quality", [cell], resamples=100)["datasets"][0]
     assert row["methods"][method]["balanced_accuracy"] == 1
 
 
