@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -261,7 +262,14 @@ def _float_nodes(path: str) -> list[str]:
 
 
 def run_onnx(
-    path: str | os.PathLike[str], level: Any, index: np.ndarray, *, threads: int = 1, batch: int = 8
+    path: str | os.PathLike[str],
+    level: Any,
+    index: np.ndarray,
+    *,
+    threads: int = 1,
+    batch: int = 8,
+    until: float | None = None,
+    least: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a file on images.
 
@@ -271,19 +279,28 @@ def run_onnx(
         index: rows.
         threads: batches that run at the same time, each on one thread.
         batch: images at a time.
+        until: on ``time.monotonic()``; no batch is begun any more, None for all of them.
+        least: images that are run however late it is.
 
     Returns:
-        probabilities float32 ``[n, C]`` and labels int64 ``[n]``.
+        probabilities float32 ``[n, C]`` and labels int64 ``[n]`` of the first n rows: all, or as many as there was
+        time for.
     """
     session = _session(str(path))
 
-    def run(begin: int) -> tuple[np.ndarray, np.ndarray]:
+    def run(begin: int) -> tuple[np.ndarray, np.ndarray] | None:
+        if until is not None and begin >= least and time.monotonic() > until:
+            return None
         images = np.ascontiguousarray(level[index[begin : begin + batch]])
         probabilities, label = session.run(["probabilities", "label"], {"images": images})
         return probabilities, label
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        found = list(pool.map(run, range(0, len(index), batch)))
+        found = []
+        for got in pool.map(run, range(0, len(index), batch)):
+            if got is None:
+                break
+            found.append(got)
     parts, labels = [probabilities for probabilities, _ in found], [label for _, label in found]
     if not parts:
         classes = session.get_outputs()[0].shape[1]

@@ -34,8 +34,12 @@ RUNG_SHARE = 0.3
 MOST_FINISHING = 0.4
 #: Seconds for the report and whatever else is done once, and for the export and the measuring of each set of limits.
 _ENDING, _PER_SET = 2.0, 3.5
+#: Test images that time is kept for in any case, and the share of a budget that more of them may take.
+ENOUGH_TESTED, MORE_TESTED = 20_000, 0.1
 #: Million multiply-accumulates per second of scoring test images on one core, and seconds per image besides.
 _SCORING_RATE, _PER_IMAGE = 28_000.0, 0.002
+#: Scores per second of computing and storing metrics.
+_EVALUATING_RATE = 2.5e6
 #: Least seconds in which a fine-tuning gets anywhere.
 LEAST_TUNING = 6.0
 
@@ -99,6 +103,19 @@ class Clock:
         """What :func:`most_macs` says."""
         return most_macs(self.budget, images, sets=sets, workers=self.workers)
 
+    def tested_by(self, sets: int, scores: int = 0) -> float | None:
+        """When the test images have to be scored; None where trials are counted.
+
+        Args:
+            sets: of limits that are unfinished, this one among them.
+            scores: test images times classes, all of which go into the metrics.
+        """
+        if self.budget is None:
+            return None
+        now = time.monotonic()
+        left = self.began + self.budget - _ENDING - now - (sets - 1) * _PER_SET
+        return now + max(0.0, left / sets - min(scores / _EVALUATING_RATE, MORE_TESTED * self.budget))
+
     def used(self) -> float:
         """Seconds since the submit began."""
         return time.monotonic() - self.began
@@ -128,6 +145,9 @@ def finishing_seconds(
 ) -> float:
     """Seconds to keep for export, measuring, test images and report; a bounded share of a budget, 0 without one.
 
+    Beyond :data:`ENOUGH_TESTED` the test images get what :data:`MORE_TESTED` allows; as many of them are scored as
+    there is time for.
+
     Args:
         budget: seconds, None where trials are counted.
         images: test images.
@@ -137,15 +157,20 @@ def finishing_seconds(
     """
     if budget is None:
         return 0.0
-    scoring = images * (macs_m / _SCORING_RATE + _PER_IMAGE) / max(1, workers)
+    each = (macs_m / _SCORING_RATE + _PER_IMAGE) / max(1, workers)
+    scoring = min(images * each, max(ENOUGH_TESTED * each, MORE_TESTED * budget / sets))
     return min(MOST_FINISHING * budget, sets * (_PER_SET + scoring) + _ENDING + COSTS_SHARE * budget)
 
 
 def most_macs(budget: float | None, images: int, *, sets: int = 1, workers: int = 1) -> float:
-    """Million MACs of networks that answer together for which :func:`finishing_seconds` has the time."""
+    """Million MACs of networks that answer together for which :func:`finishing_seconds` has the time.
+
+    That is, the time for :data:`ENOUGH_TESTED` of the test images.
+    """
     if budget is None or not images:
         return math.inf
     scoring = ((MOST_FINISHING - COSTS_SHARE) * budget - _ENDING) / sets - _PER_SET
+    images = min(images, ENOUGH_TESTED)
     return max(0.0, (scoring * max(1, workers) / images - _PER_IMAGE) * _SCORING_RATE)
 
 

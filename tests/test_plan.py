@@ -402,6 +402,13 @@ def test_what_is_kept_for_the_end() -> None:
     assert finishing_seconds(240.0, 1000, 100.0, workers=2) < many
     assert finishing_seconds(240.0, 100, 100.0, sets=3) > few
     assert finishing_seconds(20.0, 10**6, 500.0, sets=9) == pytest.approx(8.0)
+    enough = finishing_seconds(240.0, 20_000, 100.0, workers=2)
+    assert many < enough < 0.4 * 240.0
+    # More of them are scored as far as there is time, for which a tenth of a budget is kept.
+    assert finishing_seconds(240.0, 10**6, 100.0, workers=2) == enough
+    longer = [finishing_seconds(3600.0, images, 100.0, workers=2) for images in (20_000, 50_000, 10**6)]
+    assert longer[1] - longer[0] == pytest.approx(30_000 * (100 / 28_000 + 0.002) / 2)
+    assert longer[2] == pytest.approx(3.5 + 2.0 + 0.12 * 3600.0)
 
 
 def test_what_there_is_time_to_score() -> None:
@@ -411,6 +418,18 @@ def test_what_there_is_time_to_score() -> None:
     for sets in (1, 3):
         most = most_macs(240.0, 5000, sets=sets, workers=2)
         assert finishing_seconds(240.0, 5000, most, sets=sets, workers=2) == pytest.approx(0.4 * 240.0)
+
+
+def test_test_images_are_scored_until_the_report_is_due() -> None:
+    assert Clock(time.monotonic(), None).tested_by(1) is None
+    now = time.monotonic()
+    for sets, expected in ((1, 38.0), (2, (38.0 - 3.5) / 2)):
+        by = Clock(now - 200.0, 240.0).tested_by(sets)
+        assert by is not None and by - now == pytest.approx(expected, abs=0.5)
+    slow = Clock(now - 200.0, 240.0).tested_by(1, 25_000_000)
+    assert slow is not None and slow - now == pytest.approx(28.0, abs=0.5)
+    late = Clock(now - 300.0, 240.0).tested_by(2)
+    assert late is not None and late - now == pytest.approx(0.0, abs=0.5)
 
 
 def test_knowing_who_answers_moves_the_end_of_the_trials() -> None:

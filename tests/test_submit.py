@@ -97,6 +97,22 @@ def test_the_test_metric_is_that_of_the_file_on_the_test_images(run: Any) -> Non
     assert run.metrics["test"]["balanced_accuracy"]["value"] == pytest.approx(np.mean(recalls))
 
 
+def test_with_too_little_time_a_sample_of_the_test_images_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("automl.plan.Clock.tested_by", lambda *_: time.monotonic() - 1.0)
+    monkeypatch.setattr("automl.finish._LEAST_TESTED", 8)
+    data = write_shapes(tmp_path / "shapes", per_class=25)
+    found = small(data, tmp_path / "run", history_url=f"sqlite:///{tmp_path}/history.db")
+    with np.load(found.folder / "search" / "test_scores.npz") as scores:
+        labels, index = scores["labels"], scores["index"]
+    assert len(labels) == 8 and np.bincount(labels).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+    assert (np.diff(index) > 0).all()
+    assert found.metrics["test"]["accuracy"]["n"] == 8
+    [note] = [line for line in found.to_dict()["notes"] if "test images" in line]
+    assert "8 of 15 test images" in note and note in (found.folder / "report.html").read_text()
+
+
 def test_predictions_and_trials(run: Any) -> None:
     folder = Path(run.to_dict()["task"]["data"])
     frame = run.predict([folder / "disc"])

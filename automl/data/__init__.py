@@ -7,6 +7,7 @@ from automl.data._checks import DataReport
 from automl.data._dataset import Dataset, load_dataset
 from automl.data._decode import DecodeError, decode_image, squash
 from automl.data._levels import ImageLevel
+from automl.data._splits import proportional_order
 
 __all__ = [
     "DataReport",
@@ -16,5 +17,6 @@ __all__ = [
     "decode_image",
     "default_cache_dir",
     "load_dataset",
+    "proportional_order",
     "squash",
 ]

@@ -135,6 +135,23 @@ def deal(labels: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: 
     return of_unit[unit]
 
 
+def proportional_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """An order, int64 ``[N]``, of which every beginning is a random sample with the share of each class kept.
+
+    Args:
+        labels: int64 ``[N]``.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng([seed, 4])
+    drawn = rng.permutation(len(labels))
+    by_class = drawn[np.argsort(labels[drawn], kind="stable")]
+    _names, first, inverse, sizes = np.unique(
+        labels[by_class], return_index=True, return_inverse=True, return_counts=True
+    )
+    place = np.arange(len(labels)) - first[inverse]
+    return by_class[np.argsort((place + rng.random(len(sizes))[inverse]) / sizes[inverse], kind="stable")]
+
+
 def _quota(need: np.ndarray, count: int, overall: np.ndarray) -> np.ndarray:
     """Share ``count`` images out so that what is lacked afterwards is as even as whole numbers allow."""
     wanted = np.maximum(need, 0)

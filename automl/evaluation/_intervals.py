@@ -36,7 +36,7 @@ def perfect_low(n: float, level: float = LEVEL) -> float:
 
 def units_of(members: np.ndarray, chosen: np.ndarray) -> int:
     """How many groups have an image among the chosen (bool ``[n]``)."""
-    return len(np.unique(members[chosen]))
+    return int(np.count_nonzero(np.bincount(members[chosen])))
 
 
 def share_interval(

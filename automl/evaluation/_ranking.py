@@ -8,22 +8,27 @@ Laan (2015) read as influence curves; for average precision they are the infinit
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 
+#: What :func:`blocks_of` returns.
+Blocks: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
+
+def auroc(positive: np.ndarray, scores: np.ndarray, blocks: Blocks | None = None) -> float:
     """Probability that a positive outranks a negative, ties counting half; NaN without one of the two.
 
     Args:
         positive: bool ``[n]``.
         scores: ``[n]``, higher means more likely positive.
+        blocks: of the scores, where they are known already, here and below.
     """
     wins = int(positive.sum())
     losses = len(positive) - wins
     if wins == 0 or losses == 0:
         return math.nan
-    _, ends, order = _blocks(scores)
+    _, ends, order = blocks or blocks_of(scores)
     gained = np.cumsum(positive[order])[ends]
     rivals = ends + 1 - gained
     above = np.diff(rivals, prepend=0)  # negatives within the block
@@ -31,7 +36,7 @@ def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
     return float((won * (losses - rivals + above / 2)).sum() / (wins * losses))
 
 
-def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+def average_precision(positive: np.ndarray, scores: np.ndarray, blocks: Blocks | None = None) -> float:
     """Mean precision over the steps of recall, not interpolated; NaN without a positive.
 
     Args:
@@ -41,16 +46,16 @@ def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
     total = int(positive.sum())
     if total == 0:
         return math.nan
-    _, ends, order = _blocks(scores)
+    _, ends, order = blocks or blocks_of(scores)
     gained = np.cumsum(positive[order])[ends]
     return float((np.diff(gained, prepend=0) * gained / (ends + 1)).sum() / total)
 
 
-def auroc_influence(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def auroc_influence(positive: np.ndarray, scores: np.ndarray, blocks: Blocks | None = None) -> np.ndarray:
     """Influence of each image on the AUROC, float64 ``[n]``; the sum is 0, the sum of squares its variance."""
     wins = int(positive.sum())
     losses = len(positive) - wins
-    block, ends, order = _blocks(scores)
+    block, ends, order = blocks or blocks_of(scores)
     gained = np.cumsum(positive[order])[ends]
     rivals = ends + 1 - gained
     rivals_within, gained_within = np.diff(rivals, prepend=0), np.diff(gained, prepend=0)
@@ -65,10 +70,12 @@ def auroc_influence(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def average_precision_influence(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def average_precision_influence(
+    positive: np.ndarray, scores: np.ndarray, blocks: Blocks | None = None
+) -> np.ndarray:
     """Influence of each image on the average precision, float64 ``[n]``: its derivative by the image's weight."""
     total = int(positive.sum())
-    block, ends, order = _blocks(scores)
+    block, ends, order = blocks or blocks_of(scores)
     gained = np.cumsum(positive[order])[ends].astype(np.float64)
     seen = (ends + 1).astype(np.float64)
     step = np.diff(gained, prepend=0.0)
@@ -83,7 +90,7 @@ def average_precision_influence(positive: np.ndarray, scores: np.ndarray) -> np.
     return found
 
 
-def _blocks(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def blocks_of(scores: np.ndarray) -> Blocks:
     """Images of equal score: block of each image in order, position of each block's last image, order (best first)."""
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]

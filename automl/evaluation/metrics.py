@@ -22,7 +22,8 @@ __all__ = ["DRAWS", "Metric", "binomial_interval", "compute", "evaluate_all", "i
 #: Bootstrap draws behind the intervals of balanced accuracy and macro F1.
 DRAWS = 1000
 _AVERAGES = ("accuracy", "balanced_accuracy", "macro_f1")
-_PER_CLASS = ("recall", "precision", "auroc", "average_precision")
+_OF_LABELS, _OF_ORDER = ("recall", "precision"), ("auroc", "average_precision")
+_PER_CLASS = (*_OF_LABELS, *_OF_ORDER)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ def interval(
     Raises:
         ValueError: an unknown metric or class.
     """
+    if len(labels) and name in _OF_ORDER:
+        position = _position(name, class_name, class_names)
+        return _ordered((name,), labels == position, probabilities[:, position], _members(labels, groups))[
+            name
+        ]
     value = compute(name, class_name, labels, probabilities, predicted, class_names)
     if len(labels) == 0:
         return Metric(value, 0.0, 1.0, 0, 0.0)
@@ -119,9 +125,7 @@ def interval(
         return _share(value, labels == predicted, np.ones(len(labels), dtype=bool), members)
     position = _position(name, class_name, class_names)
     positive, picked = labels == position, predicted == position
-    if name in ("recall", "precision"):
-        return _share(value, positive & picked, positive if name == "recall" else picked, members)
-    return _ordered(name, value, positive, probabilities[:, position], members)
+    return _share(value, positive & picked, positive if name == "recall" else picked, members)
 
 
 def evaluate_all(
@@ -156,7 +160,13 @@ def evaluate_all(
     found = {}
     for name, class_name in wanted:
         key = name if class_name is None else f"{name}[{class_name}]"
-        if drawn is not None and members is not None and name in ("balanced_accuracy", "macro_f1"):
+        if key in found:
+            continue
+        if members is not None and name in _OF_ORDER:
+            position = _position(name, class_name, class_names)
+            both = _ordered(_OF_ORDER, labels == position, probabilities[:, position], members)
+            found.update({f"{which}[{class_name}]": metric for which, metric in both.items()})
+        elif drawn is not None and members is not None and name in ("balanced_accuracy", "macro_f1"):
             found[key] = _averaged(name, compute(name, None, *values), drawn, labels, members)
         else:
             found[key] = interval(name, class_name, *values, groups=members, seed=seed)
@@ -233,19 +243,27 @@ def _fewest(labels: np.ndarray, members: np.ndarray) -> int:
 
 
 def _ordered(
-    name: str, value: float, positive: np.ndarray, scores: np.ndarray, members: np.ndarray
-) -> Metric:
-    """Interval of AUROC or average precision that claims no more than a flawless ordering could."""
-    n = len(positive)
-    if not math.isfinite(value):
-        return Metric(value, 0.0, 1.0, n, 0.0)
-    units = _intervals.units_of(members, positive)
-    if name == "auroc":
-        units = min(units, _intervals.units_of(members, ~positive))
-        influence = _ranking.auroc_influence(positive, scores)
-    else:
-        influence = _ranking.average_precision_influence(positive, scores)
-    low, high = _intervals.influence_interval(value, influence, members)
-    best = _intervals.perfect_low(units)
-    low, high = _intervals.no_better_than_flawless(value, low, high, best)
-    return Metric(value, low, high, n, best)
+    names: Sequence[str], positive: np.ndarray, scores: np.ndarray, members: np.ndarray
+) -> dict[str, Metric]:
+    """AUROC and average precision from one sorting, with intervals that claim no more than a flawless one could."""
+    n, scores = len(positive), np.ascontiguousarray(scores)
+    blocks = _ranking.blocks_of(scores)
+    found = {}
+    for name in names:
+        of, by = (
+            (_ranking.auroc, _ranking.auroc_influence)
+            if name == "auroc"
+            else (_ranking.average_precision, _ranking.average_precision_influence)
+        )
+        value = of(positive, scores, blocks)
+        if not math.isfinite(value):
+            found[name] = Metric(value, 0.0, 1.0, n, 0.0)
+            continue
+        units = _intervals.units_of(members, positive)
+        if name == "auroc":
+            units = min(units, _intervals.units_of(members, ~positive))
+        low, high = _intervals.influence_interval(value, by(positive, scores, blocks), members)
+        best = _intervals.perfect_low(units)
+        low, high = _intervals.no_better_than_flawless(value, low, high, best)
+        found[name] = Metric(value, low, high, n, best)
+    return found

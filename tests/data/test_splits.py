@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automl.data._splits import ALWAYS, OUTSIDE, deal, folds, split
+from automl.data._splits import ALWAYS, OUTSIDE, deal, folds, proportional_order, split
 from automl.errors import InputError
 
 UNSET = np.int8(-1)
@@ -148,3 +148,25 @@ def test_dealing_is_fast_and_even() -> None:
     labels = generator.integers(0, 200, 40_000)
     parts = deal(labels, generator.integers(0, 30_000, 40_000), [0.25] * 4, [0])
     assert np.ptp(np.bincount(parts)) < 100
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 5), st.floats(0, 1))
+def test_every_beginning_keeps_the_share_of_each_class(classes: list[int], seed: int, share: float) -> None:
+    labels = np.array(classes)
+    order = proportional_order(labels, seed)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    taken = int(share * len(labels))
+    for name in np.unique(labels):
+        mine = labels == name
+        # A class is at most one image early or late, and so are all of the others.
+        assert abs((labels[order[:taken]] == name).sum() - taken * mine.mean()) <= 5
+    np.testing.assert_array_equal(order, proportional_order(labels, seed))
+
+
+def test_which_images_of_a_class_come_first_is_a_draw() -> None:
+    labels = np.repeat([0, 1], [400, 100])
+    first = {seed: set(proportional_order(labels, seed)[:50].tolist()) for seed in range(20)}
+    assert all(sum(i >= 400 for i in found) in (9, 10, 11) for found in first.values())
+    often = np.bincount([i for found in first.values() for i in found], minlength=500)
+    assert often.max() <= 10 and (often > 0).mean() > 0.8
