@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,8 +268,7 @@ def run_onnx(
     *,
     threads: int = 1,
     batch: int = 8,
-    until: float | None = None,
-    least: int = 0,
+    enough: Callable[[int], bool] = lambda _begun: False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a file on images.
 
@@ -279,17 +278,15 @@ def run_onnx(
         index: rows.
         threads: batches that run at the same time, each on one thread.
         batch: images at a time.
-        until: on ``time.monotonic()``; no batch is begun any more, None for all of them.
-        least: images that are run however late it is.
+        enough: asked before each batch, with how many images were begun; once it says so, no more are.
 
     Returns:
-        probabilities float32 ``[n, C]`` and labels int64 ``[n]`` of the first n rows: all, or as many as there was
-        time for.
+        probabilities float32 ``[n, C]`` and labels int64 ``[n]`` of the first n rows: all, or as many as were enough.
     """
     session = _session(str(path))
 
     def run(begin: int) -> tuple[np.ndarray, np.ndarray] | None:
-        if until is not None and begin >= least and time.monotonic() > until:
+        if enough(begin):
             return None
         images = np.ascontiguousarray(level[index[begin : begin + batch]])
         probabilities, label = session.run(["probabilities", "label"], {"images": images})

@@ -27,8 +27,6 @@ from automl.task import Constraint, Task
 
 #: Exports that are tried until one keeps its limits.
 _TRIES = 6
-#: Test images that are scored however late it is, so far as there are as many.
-_LEAST_TESTED = 2000
 _NEEDED = ("torch.onnx", "timm", "automl.export", "automl.report")
 
 
@@ -264,7 +262,7 @@ class Finisher:
             rows = np.random.default_rng(self.submit.task.seed).permutation(
                 self.dataset.indices("development")
             )[:200]
-            calibration = self.dataset.images(side)[np.sort(rows)]
+            calibration = self.dataset.images(side, once=True)[np.sort(rows)]
         parts = [
             (
                 model,
@@ -303,19 +301,15 @@ class Finisher:
             "validation": metrics.evaluate_all(labels[index], probabilities, predicted, names, groups[index])
         }
         test = np.asarray(self.dataset.indices("test"))
-        by = self.submit.clock.tested_by(self.unfinished, len(test) * len(names))
         # Where the time does not suffice for all, it has to be a fair sample that there are scores of.
-        order = np.arange(len(test))
-        if by is not None and len(test) > _LEAST_TESTED:
-            order = proportional_order(labels[test], self.dataset.seed)
+        order = proportional_order(labels[test], self.dataset.seed)
         threads = max(1, self.submit.workers)
         got, label = run_onnx(
             folder / "model.onnx",
-            self.dataset.images(side),
+            self.dataset.images(side, once=True),
             test[order],
             threads=threads,
-            until=by,
-            least=_LEAST_TESTED,
+            enough=self.submit.clock.tested(self.unfinished, len(names)),
         )
         back = np.argsort(order[: len(label)])
         test, got, label = test[order[back]], got[back], label[back]

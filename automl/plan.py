@@ -34,6 +34,8 @@ RUNG_SHARE = 0.3
 MOST_FINISHING = 0.4
 #: Seconds for the report and whatever else is done once, and for the export and the measuring of each set of limits.
 _ENDING, _PER_SET = 2.0, 3.5
+#: Test images that are scored however late it is.
+LEAST_TESTED = 2000
 #: Test images that time is kept for in any case, and the share of a budget that more of them may take.
 ENOUGH_TESTED, MORE_TESTED = 20_000, 0.1
 #: Million multiply-accumulates per second of scoring test images on one core, and seconds per image besides.
@@ -103,18 +105,19 @@ class Clock:
         """What :func:`most_macs` says."""
         return most_macs(self.budget, images, sets=sets, workers=self.workers)
 
-    def tested_by(self, sets: int, scores: int = 0) -> float | None:
-        """When the test images have to be scored; None where trials are counted.
+    def tested(self, sets: int, classes: int) -> Callable[[int], bool]:
+        """What tells, of a number of test images that were scored, whether there is no time for more.
 
         Args:
             sets: of limits that are unfinished, this one among them.
-            scores: test images times classes, all of which go into the metrics.
+            classes: of which each image has a score, all of which go into the metrics.
         """
         if self.budget is None:
-            return None
+            return lambda _images: False
         now = time.monotonic()
         left = self.began + self.budget - _ENDING - now - (sets - 1) * _PER_SET
-        return now + max(0.0, left / sets - min(scores / _EVALUATING_RATE, MORE_TESTED * self.budget))
+        until, each = now + max(0.0, left / sets), classes / _EVALUATING_RATE
+        return lambda images: images >= LEAST_TESTED and time.monotonic() + images * each > until
 
     def used(self) -> float:
         """Seconds since the submit began."""

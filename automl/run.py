@@ -184,6 +184,7 @@ class Run:
         self.task_id = f"{self.dataset.fingerprint[:16]}-{objective}"
         self.features = profile(self.dataset)
         about = {"name": self.dataset.name, "objective": objective, "features": self.features}
+        about["sketch"] = self.dataset.sketch
         self.history.add_task(self.task_id, about)
         self.clock.workers = self.workers
         self.macs = networks.macs(self.table)

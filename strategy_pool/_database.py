@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 #: Newest migration; a database at it is opened without loading Alembic.
-HEAD = "0001"
+HEAD = "0002"
 #: Keeps its name apart from the one of other programs in the same database.
 VERSION_TABLE = "automl_history_version"
 

@@ -24,6 +24,7 @@ tasks = sa.Table(
     sa.Column("objective", sa.Text),
     sa.Column("created", sa.Text, nullable=False),
     sa.Column("features", sa.Text),
+    sa.Column("sketch", sa.Text),
 )
 
 trials = sa.Table(
@@ -60,7 +61,7 @@ trials = sa.Table(
 )
 
 #: Columns that hold JSON.
-JSON_COLUMNS = frozenset({"features", "overrides", "constraints", "curve", "metrics", "versions"})
+JSON_COLUMNS = frozenset({"features", "sketch", "overrides", "constraints", "curve", "metrics", "versions"})
 #: Columns of each table that have to be given.
 REQUIRED = {"tasks": ("task_id",), "trials": ("uid", "task_id", "candidate", "strategy", "status")}
 

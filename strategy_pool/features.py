@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from strategy_pool.sketches import copies
 from strategy_pool.strategy import Strategy
 from strategy_pool.trial_table import TrialTable, trial_table
 
@@ -136,7 +137,7 @@ def _landmark_columns(found: pd.DataFrame, tasks: pd.Series, architectures: pd.S
 
 
 def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[str, Strategy]) -> TrialTable:
-    """The trial table of a history.
+    """The trial table of a history; tasks of the same pictures are one group.
 
     Args:
         trials: as :meth:`strategy_pool.history.History.trials` gives them.
@@ -148,6 +149,7 @@ def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[st
     """
     trials = trials[~trials["source"].isin(_NOT_LEARNED)].reset_index(drop=True)
     tasks = tasks[tasks["task_id"].isin(trials["task_id"])]
+    alike = copies({str(task.task_id): _sketch(task) for task in tasks.itertuples()})
     told = pd.DataFrame(
         [_task_features(task.features) for task in tasks.itertuples()], index=tasks["task_id"].astype(str)
     )
@@ -157,6 +159,7 @@ def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[st
             pd.DataFrame(
                 {
                     "task": trials["task_id"].astype(str),
+                    "group": trials["task_id"].astype(str).map(lambda task: alike.get(task, task)),
                     "strategy": trials["candidate"].astype(str),
                     "score": trials["score"],
                     "seconds": trials["seconds"],
@@ -171,6 +174,11 @@ def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[st
         axis=1,
     )
     return trial_table(frame, "the history")
+
+
+def _sketch(task: Any) -> list[str]:
+    text = getattr(task, "sketch", None)
+    return list(json.loads(text) or []) if isinstance(text, str) else []
 
 
 def _task_features(text: Any) -> dict[str, float]:

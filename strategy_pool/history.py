@@ -93,11 +93,12 @@ class History:
     # --- writing ------------------------------------------------------------------------------------
 
     def add_task(self, task_id: str, values: Mapping[str, Any]) -> bool:
-        """Note a task; one that is known gets the new name, objective and features.
+        """Note a task; one that is known gets the new name, objective, features and sketch.
 
         Args:
             task_id: fingerprint of the images and the objective; the same for the same task.
-            values: ``name``, ``objective``, ``features`` (a dict of plain values), ``created``; all optional.
+            values: ``name``, ``objective``, ``features`` (a dict of plain values), ``sketch`` (of its pictures, see
+                :mod:`strategy_pool.sketches`), ``created``; all optional.
 
         Returns:
             Whether it is new.
@@ -106,7 +107,9 @@ class History:
             HistoryError: a value does not fit, or it cannot be written.
         """
         row = _row(tasks, {**values, "task_id": task_id})
-        changes = {name: row[name] for name in ("name", "objective", "features") if row[name] is not None}
+        changes = {
+            name: row[name] for name in ("name", "objective", "features", "sketch") if row[name] is not None
+        }
 
         def work(connection: sa.Connection) -> bool:
             found = (
@@ -190,7 +193,7 @@ class History:
         return self._frame(query, [*columns, trials.c.metrics])
 
     def tasks(self) -> pd.DataFrame:
-        """Return the tasks, oldest first; ``features`` is JSON text."""
+        """Return the tasks, oldest first; ``features`` and ``sketch`` are JSON text."""
         columns = list(tasks.columns)
         return self._frame(sa.select(*columns).order_by(tasks.c.created, tasks.c.task_id), columns)
 

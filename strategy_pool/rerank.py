@@ -80,6 +80,8 @@ def rerank(
 ) -> Decision:
     """Learn, judge and publish or keep. With the data of the version in use nothing is done.
 
+    Tasks of the same pictures are left out together, so that none is judged by what was learned from its copy.
+
     A new ranker is published if its mean NDCG@10 and regret@1 on tasks left out are better than those of the ranker in
     use, and no metric's interval says that it is worse. The ranker in use is judged as it is: on the data that it
     learned from, without the task that is left out.
@@ -98,7 +100,7 @@ def rerank(
     catalog = {**catalog, **{name: Strategy.from_dict(fields) for name, fields in promoted.items()}}
     try:
         table = history_table(trials, tasks, catalog)
-        plan = folds(table, seeds=seeds)
+        plan = folds(table, "group", seeds=seeds)
     except TableError as error:
         return Decision(False, used, f"there is too little to learn from: {error}")
     data = data_hash(table)

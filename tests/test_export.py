@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -192,12 +191,13 @@ def test_running_a_file_keeps_the_order_of_the_index(file: Path, batch: int) -> 
     assert (probabilities.dtype, labels.dtype) == (np.float32, np.int64)
 
 
-@pytest.mark.parametrize(("least", "found"), [(0, 0), (3, 4), (9, 9)])
-def test_late_the_first_rows_are_run_and_no_more(file: Path, least: int, found: int) -> None:
+@pytest.mark.parametrize(("most", "found"), [(0, 0), (3, 4), (9, 9)])
+def test_once_it_is_enough_no_more_rows_are_run(file: Path, most: int, found: int) -> None:
     images, index = pictures(9).numpy(), np.arange(9)[::-1]
-    options = {"batch": 2, "threads": 2, "until": time.monotonic() - 1.0, "least": least}
-    probabilities, labels = run_onnx(file, images, index, **options)
-    every, every_label = run_onnx(file, images, index, until=time.monotonic() + 600.0)
+    probabilities, labels = run_onnx(
+        file, images, index, batch=2, threads=2, enough=lambda begun: begun >= most
+    )
+    every, every_label = run_onnx(file, images, index)
     assert (len(probabilities), len(every)) == (found, 9)
     np.testing.assert_allclose(probabilities, every[:found].reshape(probabilities.shape), atol=1e-5)
     np.testing.assert_array_equal(labels, every_label[:found])

@@ -420,16 +420,34 @@ def test_what_there_is_time_to_score() -> None:
         assert finishing_seconds(240.0, 5000, most, sets=sets, workers=2) == pytest.approx(0.4 * 240.0)
 
 
-def test_test_images_are_scored_until_the_report_is_due() -> None:
-    assert Clock(time.monotonic(), None).tested_by(1) is None
-    now = time.monotonic()
-    for sets, expected in ((1, 38.0), (2, (38.0 - 3.5) / 2)):
-        by = Clock(now - 200.0, 240.0).tested_by(sets)
-        assert by is not None and by - now == pytest.approx(expected, abs=0.5)
-    slow = Clock(now - 200.0, 240.0).tested_by(1, 25_000_000)
-    assert slow is not None and slow - now == pytest.approx(28.0, abs=0.5)
-    late = Clock(now - 300.0, 240.0).tested_by(2)
-    assert late is not None and late - now == pytest.approx(0.0, abs=0.5)
+@pytest.mark.parametrize(
+    ("used", "sets", "classes", "images", "over"),
+    [
+        (200.0, 1, 10, 5000, False),
+        (237.0, 1, 10, 5000, False),
+        (238.5, 1, 10, 5000, True),
+        (238.5, 1, 10, 1999, False),  # so many in any case
+        (200.0, 1, 1000, 90_000, False),
+        (200.0, 1, 1000, 100_000, True),  # what is left goes into the metrics
+        (300.0, 2, 10, 2000, True),
+    ],
+)
+def test_test_images_are_scored_until_the_report_is_due(
+    used: float, sets: int, classes: int, images: int, over: bool
+) -> None:
+    enough = Clock(time.monotonic() - used, 240.0).tested(sets, classes)
+    assert enough(images) is over
+    assert not Clock(time.monotonic() - used, None).tested(sets, classes)(images)
+
+
+def test_sets_of_limits_share_the_time_for_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("automl.plan.time.monotonic", lambda: now[0])
+    one, two = (Clock(800.0, 240.0).tested(sets, 2) for sets in (1, 2))
+    now[0] += 20.0
+    assert not one(3000) and two(3000)
+    now[0] += 19.0
+    assert one(3000)
 
 
 def test_knowing_who_answers_moves_the_end_of_the_trials() -> None:

@@ -100,8 +100,7 @@ def test_the_test_metric_is_that_of_the_file_on_the_test_images(run: Any) -> Non
 def test_with_too_little_time_a_sample_of_the_test_images_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("automl.plan.Clock.tested_by", lambda *_: time.monotonic() - 1.0)
-    monkeypatch.setattr("automl.finish._LEAST_TESTED", 8)
+    monkeypatch.setattr("automl.plan.Clock.tested", lambda *_: lambda images: images >= 8)
     data = write_shapes(tmp_path / "shapes", per_class=25)
     found = small(data, tmp_path / "run", history_url=f"sqlite:///{tmp_path}/history.db")
     with np.load(found.folder / "search" / "test_scores.npz") as scores:

@@ -24,6 +24,7 @@ from automl.data._decoder import Decoded, Decoder
 from automl.data._duplicates import THUMB, components, group_edges, near_duplicates
 from automl.data._listing import Listing
 from automl.data._npz import NpzReader, member_header
+from automl.data._sketch import sketch
 from automl.data._texts import Texts, first_equal
 from automl.errors import InputError
 
@@ -188,7 +189,8 @@ def _write(
         raise InputError(
             f"none of the {count} images of {listing.source} can be read; the first is {one['name']}: {one['reason']}"
         )
-    return _finish(listing, folder, side, usable, rows[usable], sizes[usable], digests, set_aside)
+    about = _finish(listing, folder, side, usable, rows[usable], sizes[usable], digests, set_aside)
+    return {**about, "sketch": sketch(read, np.unique(first[usable]))}
 
 
 def _close_gaps(places: np.ndarray, files: Mapping[Path, int]) -> np.ndarray:

@@ -36,6 +36,7 @@ class Dataset:
         name: stem of the source.
         source: absolute path of the source.
         fingerprint: of the pictures and labels, independent of where they lie.
+        sketch: of the files, for :mod:`strategy_pool.sketches`.
         seed: of the split.
         class_names: in their order.
         labels: int64 ``[N]``.
@@ -63,6 +64,7 @@ class Dataset:
             self.name: str = facts["name"]
             self.source = Path(about["source"])
             self.fingerprint: str = about["fingerprint"]
+            self.sketch: list[str] = about["sketch"]
             self.seed: int = view["seed"]
             self.class_names: list[str] = facts["class_names"]
             self.size: int = facts["side"]
@@ -162,10 +164,14 @@ class Dataset:
         some._picked, some.sampled = picked, int(picked.sum())
         return some
 
-    def images(self, side: int | None = None) -> ImageLevel:
+    def images(self, side: int | None = None, *, once: bool = False) -> ImageLevel:
         """The pictures at a size: ``images(side)[index]`` is uint8 ``[n, side, side, 3]``.
 
         Sizes other than the stored one are derived with :meth:`resize_chain` and kept in the cache.
+
+        Args:
+            side: the stored one by default.
+            once: each picture is wanted once or never: where the size is not there yet, it is derived at the access.
 
         Raises:
             ValueError: the side is not in 1..1024.
@@ -174,8 +180,11 @@ class Dataset:
         if not 1 <= side <= _LARGEST_SIDE:
             raise ValueError(f"side is {side}; it must be in 1..{_LARGEST_SIDE}")
         if side not in self._levels:
-            keep = self.sampled is None or self.sampled > len(self) // _SAMPLE_SHARE
-            self._levels[side] = open_level(self._base, self._stored, self.size, self._rows, side, keep=keep)
+            keep = not once and (self.sampled is None or self.sampled > len(self) // _SAMPLE_SHARE)
+            level = open_level(self._base, self._stored, self.size, self._rows, side, keep=keep)
+            if once:
+                return level
+            self._levels[side] = level
         return self._levels[side]
 
     def resize_chain(self, resolution: int) -> list[int]:

@@ -46,7 +46,11 @@ def run_cell(spec: Spec) -> dict[str, Any]:
     ]
     return {
         "seconds": round(float(trials["seconds"].sum()), 1),
-        "task": {"name": spec["identity"]["dataset"], "features": known["features"]},
+        "task": {
+            "name": spec["identity"]["dataset"],
+            "features": known["features"],
+            "sketch": known["sketch"],
+        },
         "trials": json.loads(kept.to_json(orient="records")),
     }
 

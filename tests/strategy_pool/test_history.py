@@ -326,6 +326,31 @@ def test_down_and_up_again(tmp_path: Path) -> None:
         assert history.summary()["trials"] == 0
 
 
+def test_an_older_history_is_brought_up_to_date_with_all_that_it_holds(tmp_path: Path) -> None:
+    from alembic import command
+
+    with History(tmp_path / "old.db") as history:
+        history.add_task("t", {"name": "cats", "features": {"images": 3}, "sketch": ["0a"]})
+        history.add_trial({**trial("one"), "task_id": "t"})
+    database = Database(tmp_path / "old.db")
+    database.run(lambda connection: command.downgrade(alembic_config(connection), "0001"), write=True)
+    database.close()
+    with History(tmp_path / "old.db") as history:
+        assert history.task("t") == {
+            **history.task("t"),
+            "name": "cats",
+            "features": {"images": 3},
+            "sketch": None,
+        }
+        assert history.trials("t")["uid"].tolist() == ["one"]
+        history.add_task("t", {"sketch": ["0b", "0c"]})
+        assert history.task("t")["sketch"] == ["0b", "0c"]
+        history.export(tmp_path / "out.parquet")
+    with History(tmp_path / "new.db") as history:
+        history.import_(tmp_path / "out.parquet")
+        assert history.task("t")["sketch"] == ["0b", "0c"]
+
+
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     History(tmp_path / "h.db").close()
     with sqlite3.connect(tmp_path / "h.db") as raw:

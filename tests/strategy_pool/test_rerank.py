@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strategy_pool.evaluation import Evaluation
+from strategy_pool.evaluation import Evaluation, evaluate
 from strategy_pool.features import history_table
 from strategy_pool.rerank import data_hash, promotions, rerank, retirements, verdict
 from strategy_pool.strategy import load_catalog
@@ -89,6 +89,22 @@ def test_one_task_is_too_little(tmp_path: Path) -> None:
     decision = rerank(*history(1), CATALOG, Versions(tmp_path))
     assert not decision.published and decision.version is None and "too little" in decision.reason
     assert not list(tmp_path.iterdir())
+
+
+def test_copies_of_a_task_are_left_out_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials, tasks = history(4)
+    tasks["sketch"] = [json.dumps([f"{word:04x}"]) for word in (1, 2, 1, 3)]
+    plans: list[Any] = []
+    judge = evaluate
+
+    def noted(table: Any, makers: Any, plan: Any, **options: Any) -> Any:
+        plans.extend(plan)
+        return judge(table, makers, plan, **options)
+
+    monkeypatch.setattr("strategy_pool.rerank.evaluate", noted)
+    assert rerank(trials, tasks, CATALOG, Versions(tmp_path)).evaluation is not None
+    assert {fold.judged for fold in plans} == {("t0", "t2"), ("t1",), ("t3",)}
+    assert all(not {"t0", "t2"} & set(fold.past) for fold in plans if "t0" in fold.judged)
 
 
 def figures(new: dict[str, list[float]], old: dict[str, list[float]]) -> Evaluation:
