@@ -36,6 +36,7 @@ def nightly(
     from strategy_pool.features import LANDMARK_METHOD
     from strategy_pool.history import History, default_url
     from strategy_pool.rerank import Decision, rerank
+    from strategy_pool.shipped import with_shipped
     from strategy_pool.strategy import load_catalog
     from strategy_pool.versions import Busy
 
@@ -44,7 +45,7 @@ def nightly(
         with known.lock(), History(history or default_url(home_folder())) as store:
             catalog = load_catalog()
             first = [name for name, recipe in catalog.items() if recipe.method == LANDMARK_METHOD]
-            trials, tasks = store.ranking_trials(first), store.tasks()
+            trials, tasks = with_shipped(store.ranking_trials(first), store.tasks())
             decision = rerank(trials, tasks, catalog, known, seeds=seeds, progress=_progress)
     except Busy as busy:
         decision = Decision(False, known.in_use, f"{busy}; nothing was done")

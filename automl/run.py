@@ -177,7 +177,12 @@ class Run:
         if not self.pool:
             raise AutomlError("no strategy of the catalog fits any of the backbones")
         self.use_pool = use_pool
-        self.past = self.history.ranking_trials(()) if use_pool and self.ranker is None else None
+        self.past = None
+        if use_pool and self.ranker is None:
+            from strategy_pool.shipped import with_shipped
+
+            own = self.history.ranking_trials(()), self.history.tasks()
+            self.past, _tasks = with_shipped(*own, sketch=self.dataset.sketch)
         from automl.profile import profile
 
         objective = self.task.objective.expression

@@ -53,6 +53,7 @@ def submit_alone(
     seed: int,
     columns: dict[str, str] | None,
     full: bool = True,
+    supernet: bool = True,
     backbones: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
     """Submit as a user does, to an empty home folder, and read what the model said of the test images.
@@ -63,6 +64,7 @@ def submit_alone(
         seed: of the submit.
         columns: names of a table's columns.
         full: False for the catalog's order without search, as ``--no-pool``.
+        supernet: False as ``--no-supernet``.
         backbones: only these; empty for those of the settings.
 
     Returns:
@@ -78,16 +80,17 @@ def submit_alone(
         source,
         budget=spec["settings"]["budget"],
         seed=seed,
+        constraints=spec["settings"].get("limits", []),
         weights_dirs=spec["weights_dirs"],
         backbones=backbones or spec["settings"]["backbones"],
     )
-    result = submit(task, out=folder, columns=columns, use_pool=full, use_search=full)
+    result = submit(task, out=folder, columns=columns, use_pool=full, use_search=full, use_supernet=supernet)
     with np.load(folder / "search" / "test_scores.npz", allow_pickle=False) as scores:
         index, predicted = scores["index"], scores["predicted"]
     names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["classes"]
     order = np.argsort(index)
     told = result.to_dict()
-    details = {key: told.get(key) for key in ("winner", "trials", "seconds")}
+    details = {key: told.get(key) for key in ("status", "winner", "trials", "seconds")}
     # Without the recipes and the folders of weights, which are those of one machine.
     kept = ("candidate", "weight", "refit")
     details["members"] = [{key: m.get(key) for key in kept} for m in told.get("members") or []]

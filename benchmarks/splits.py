@@ -19,7 +19,7 @@ from benchmarks.cells import (
 )
 
 #: Methods that start as on a new machine, and are judged by what they reach so.
-_ALONE = frozenset({"engine", "no-pool", "scratch"})
+_ALONE = frozenset({"engine", "no-pool", "no-supernet", "scratch"})
 
 
 def parser(name: str, summary: str, example: str, budget: str) -> argparse.ArgumentParser:
@@ -63,6 +63,11 @@ def run(
     return run_suite(suite, argv)
 
 
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Limits that all cells have, where the suite has the option."""
+    return {"limits": options.limit} if getattr(options, "limit", None) else {}
+
+
 def plan(options: argparse.Namespace, methods: Sequence[str]) -> list[dict[str, Any]]:
     """One spec per cell, in the order of running."""
     check_at_least(options, splits=1, resamples=100)
@@ -73,6 +78,7 @@ def plan(options: argparse.Namespace, methods: Sequence[str]) -> list[dict[str, 
             {"split": split, "method": method},
             label=f"{source.name}-{split}-{method}",
             alone=method in _ALONE,
+            **settings(options),
         )
         for source in sources(options)
         for split in range(options.splits)
@@ -106,8 +112,10 @@ def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> di
         rows.append({"dataset": name, **row, "missing": missing})
         if difference is not None and not missing:
             differences.append(difference)
+    limits = sorted({text for cell in cells for text in cell["settings"].get("limits", [])})
     return {
         **head(suite, cells, metric="balanced_accuracy", resamples=resamples),
+        **({"limits": limits} if limits else {}),
         "datasets": rows,
         "overall": {
             "engine - better": interval(over_datasets(differences)) if differences else None,

@@ -34,7 +34,7 @@ from search_spaces._views import (
     read_images,
 )
 from search_spaces.propose import spread
-from search_spaces.stored import RESOLUTION, About, Stored
+from search_spaces.stored import RESOLUTION, About, Stored, load
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Recipe, Step, train_supernet
 
@@ -65,6 +65,8 @@ class Plan:
         how: views are varied.
         seed: of everything that is drawn.
         evaluate_every: seconds between two evaluations.
+        start: file of a supernet of the same family whose weights are begun with, all but the classifier's; None for
+            random ones.
     """
 
     family: str
@@ -78,6 +80,7 @@ class Plan:
     how: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
     evaluate_every: float = 300.0
+    start: Path | None = None
 
 
 @torch.inference_mode()
@@ -168,6 +171,9 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         origin=origin,
     )
     net: Supernet = families.supernet(plan.family, len(names) + views.teacher_classes)
+    if plan.start is not None:
+        begin_with(net, plan.start, plan.family)
+        record["plan"]["start"] = plan.start.name
     net = net.to(device=device, memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]
     calibration = calibration_images(plan.seed)
     path = out / f"{plan.family}.safetensors"
@@ -226,6 +232,21 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     return path
 
 
+def begin_with(net: Supernet, file: Path, family: str) -> None:
+    """Give a supernet the weights of a stored one of its family, all but the classifier's.
+
+    Raises:
+        ValueError: the file holds none, or one of another family.
+    """
+    stored = load(file)
+    if stored.about.family != family:
+        raise ValueError(f"{file} holds a supernet of the family {stored.about.family}, not {family}")
+    given = {k: v for k, v in stored.net.state_dict().items() if not k.startswith("classifier.")}
+    missing, unknown = net.load_state_dict(given, strict=False)
+    if unknown or any(not name.startswith("classifier.") for name in missing):
+        raise ValueError(f"{file} has other dimensions than the family {family} has now")
+
+
 def _ask(
     views: Views, plan: Plan, device: str, precision: torch.dtype | None, tell: Callable[[str], None]
 ) -> float:
@@ -260,6 +281,7 @@ def main() -> None:
     parser.add_argument("--family", default="mobile", choices=sorted(families.SUPERNETS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--start", type=Path, help="supernet whose weights are begun with")
     parser.add_argument("--teacher", help="a timm model with a classifier, e.g. local-dir:PATH")
     parser.add_argument("--views", type=int, default=Plan.views)
     parser.add_argument("--batch", type=int, default=Plan.batch)
@@ -290,6 +312,7 @@ def main() -> None:
         seed=asked.seed,
         teacher_resolution=asked.teacher_resolution,
         evaluate_every=asked.evaluate_every,
+        start=asked.start,
     )
     pretrain(asked.images, asked.out, plan, lambda line: print(line, flush=True))
 

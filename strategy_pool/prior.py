@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from strategy_pool.strategy import Strategy
+from strategy_pool.trial_table import TrialTable
+
 #: Normalised score that is expected where nothing was ever tried.
 _LEVEL = 0.5
 #: How far apart the first and the last recipe of the catalog are expected to be.
@@ -130,6 +133,43 @@ def rank(
         ["predicted_score", "order"], ascending=[False, True], kind="stable", ignore_index=True
     )
     return _spread_out(ranked, first)
+
+
+class Prior:
+    """:func:`rank` as a learner, so that it is judged like the others: what orders a pool before a ranker is published.
+
+    Args:
+        catalog: recipes by name; those that it does not hold come last in its order.
+    """
+
+    def __init__(self, catalog: Mapping[str, Strategy]) -> None:
+        self._order = {name: float(strategy.order) for name, strategy in catalog.items()}
+
+    def fit(self, table: TrialTable, seed: int) -> Prior:
+        """Keep the trials of past tasks; ``seed`` has no effect."""
+        frame = table.told().frame
+        self._past = _candidates(frame).assign(
+            task_id=frame["task"],
+            score=frame["score"],
+            seconds=frame["seconds"],
+            status=np.where(frame["failed"], "failed", "completed"),
+        )
+        return self
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return how early each candidate comes, float [rows], of one task's candidates."""
+        last = max(self._order.values(), default=0.0) + 1.0
+        pool = _candidates(frame)
+        pool = pool.assign(order=pool["strategy"].map(self._order).fillna(last), row=np.arange(len(frame)))
+        found = np.empty(len(frame))
+        found[rank(pool, self._past)["row"].to_numpy()] = -np.arange(len(frame), dtype=float)
+        return found
+
+
+def _candidates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a trial table of this engine as a history names their columns."""
+    names = {"strategy": "candidate", "strategy.backbone": "architecture", "strategy.recipe": "strategy"}
+    return frame[list(names)].rename(columns=names)
 
 
 def _shrunk(mean: np.ndarray, n: np.ndarray, prior: np.ndarray, k: float) -> np.ndarray:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from strategy_pool.baselines import CatalogOrder, HistoryAverage, Learner
+from strategy_pool.baselines import HistoryAverage, Learner
 from strategy_pool.evaluation import Evaluation, evaluate, folds
 from strategy_pool.features import history_table
+from strategy_pool.prior import Prior
 from strategy_pool.ranker import Ranker
 from strategy_pool.ranking_metrics import METRICS
 from strategy_pool.strategy import Strategy
@@ -84,7 +85,8 @@ def rerank(
 
     A new ranker is published if its mean NDCG@10 and regret@1 on tasks left out are better than those of the ranker in
     use, and no metric's interval says that it is worse. The ranker in use is judged as it is: on the data that it
-    learned from, without the task that is left out.
+    learned from, without the task that is left out. Before the first version that is what orders pools until then
+    (:class:`strategy_pool.prior.Prior`).
 
     Args:
         trials: as :meth:`strategy_pool.history.History.trials` gives them.
@@ -107,7 +109,7 @@ def rerank(
     if before is not None and before["data"] == data:
         return Decision(False, used, f"nothing new since version {used}")
     if before is None:
-        in_use: Callable[[], Learner] = lambda: CatalogOrder(catalog)  # noqa: E731
+        in_use: Callable[[], Learner] = lambda: Prior(catalog)  # noqa: E731
     else:
         known = trials[trials["created"] <= before["until"]]
         earlier = history_table(known, tasks, catalog)
@@ -116,7 +118,7 @@ def rerank(
     judged = evaluate(table, makers, plan, seeds=seeds, progress=progress)
     better, reason = verdict(judged)
     told = judged.to_dict()
-    name = "the catalog's order" if used is None else f"version {used}"
+    name = "the average of the history" if used is None else f"version {used}"
     if not better:
         return Decision(False, used, f"{name} stays in use: {reason}", told)
     ranker = Ranker().fit(table, 0)

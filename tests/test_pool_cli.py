@@ -54,7 +54,7 @@ def test_a_night_publishes_and_a_submit_uses_it(home: Path, url: str, tmp_path: 
     done = automl("rerank", "--history", url, "--json")
     assert done.code == 0
     assert done.last_json["published"] is True and done.last_json["version"] == 1
-    assert "version 1 is better than the catalog's order" in done.out
+    assert "version 1 is better than the average of the history" in done.out
     ranker, catalog, retired = published(True, print)
     assert ranker is not None and set(catalog) == set(CATALOG) and retired == []
     data = write_shapes(tmp_path / "shapes", per_class=8)

@@ -1,4 +1,4 @@
-"""One (dataset, split, method) of the quality, ablation and carried suites, run in a process of its own.
+"""One (dataset, split, method) of the quality, ablation, supernet and carried suites, run in a process of its own.
 
 ``python -m benchmarks.suites._quality_cell SPEC`` reads the JSON file SPEC and writes the file that it names.
 """
@@ -22,11 +22,17 @@ if TYPE_CHECKING:
     from automl.data import Dataset
 
 
-def engine(spec: Spec, *, full: bool = True, backbones: Sequence[str] = ()) -> Answer:
+def engine(spec: Spec, *, full: bool = True, supernet: bool = True, backbones: Sequence[str] = ()) -> Answer:
     """Submit as a user does, to an empty home folder, and read what the exported model said."""
     columns = spec["settings"]["columns"] or None
     index, predicted, _names, details = child.submit_alone(
-        spec, spec["source"], seed=spec["identity"]["split"], columns=columns, full=full, backbones=backbones
+        spec,
+        spec["source"],
+        seed=spec["identity"]["split"],
+        columns=columns,
+        full=full,
+        supernet=supernet,
+        backbones=backbones,
     )
     child.check_same(index, _dataset(spec).indices("test"))
     return Answer(predicted, details)
@@ -35,6 +41,11 @@ def engine(spec: Spec, *, full: bool = True, backbones: Sequence[str] = ()) -> A
 def no_pool(spec: Spec) -> Answer:
     """The same without history, ranking and search: the catalog in its own order."""
     return engine(spec, full=False)
+
+
+def no_supernet(spec: Spec) -> Answer:
+    """The same without a supernet."""
+    return engine(spec, supernet=False)
 
 
 def scratch(spec: Spec) -> Answer:
@@ -65,6 +76,7 @@ def plain(spec: Spec) -> Answer:
 METHODS: dict[str, Callable[[Spec], Answer]] = {
     "engine": engine,
     "no-pool": no_pool,
+    "no-supernet": no_supernet,
     "scratch": scratch,
     "logreg": logreg,
     "plain": plain,

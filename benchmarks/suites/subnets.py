@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
     from benchmarks.cells import run_measured
 
     options = _parser().parse_args(argv)
-    return run_measured(NAME, options.results, lambda: _measure(options), to_markdown)
+    return run_measured(options.name, options.results, lambda: _measure(options), to_markdown)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of all sizes, of those that were judged (default %(default)s)",
     )
     add("--device", default="cpu:1", help="that they are timed on (default %(default)s)")
+    add("--name", default=NAME, help="of the table's files (default %(default)s)")
     add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 

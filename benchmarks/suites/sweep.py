@@ -24,6 +24,7 @@ _TITLES = {
     "history_average": "mean normalised score of a candidate on the other datasets",
     "lightgbm_regression": "LightGBM regression",
     "catalog": "the catalog's own order",
+    "prior": "what orders the pool before a ranker is published: the history average, shrunk towards the catalog's order",
     "random": "random order",
 }
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--candidates", type=int, default=60, help="on each dataset (default %(default)s)")
     add("--seed", type=int, default=0, help="of splits and trials (default %(default)s)")
+    add("--ship", metavar="FILE", help="also write the trials as the history that the package carries")
     add("--seeds", type=int, default=5, help="of the rankers that are judged (default %(default)s)")
     return parser
 
@@ -74,7 +76,8 @@ def trial_frames(cells: Sequence[Cell]) -> tuple[Any, Any]:
     trials, tasks = [], []
     for cell in cells:
         name = cell["dataset"]
-        tasks.append({"task_id": name, "features": json.dumps(cell["task"]["features"])})
+        told = {part: json.dumps(cell["task"][part]) for part in ("features", "sketch")}
+        tasks.append({"task_id": name, **told})
         trials += [{**trial, "task_id": name} for trial in cell["trials"]]
     return pd.DataFrame(trials), pd.DataFrame(tasks)
 
@@ -85,6 +88,7 @@ def summarise(cells: Sequence[Cell], options: argparse.Namespace) -> dict[str, A
     from strategy_pool.baselines import CatalogOrder
     from strategy_pool.evaluation import METHODS, evaluate, folds
     from strategy_pool.features import LANDMARK_METHOD, history_table
+    from strategy_pool.prior import Prior
     from strategy_pool.replay import courses
     from strategy_pool.strategy import load_catalog
     from strategy_pool.trial_table import trial_table
@@ -96,9 +100,11 @@ def summarise(cells: Sequence[Cell], options: argparse.Namespace) -> dict[str, A
     table = trial_table(table.frame[ranked].drop(columns=["value", "group"]))
     Path(options.results).mkdir(parents=True, exist_ok=True)
     table.frame.drop(columns=["value", "group"]).to_parquet(Path(options.results) / f"{NAME}.parquet")
+    if options.ship:
+        ship(cells, Path(options.ship))
     judged = None
     if len(table.told().tasks) > 1:
-        methods = {**METHODS, "catalog": lambda: CatalogOrder(catalog)}
+        methods = {**METHODS, "catalog": lambda: CatalogOrder(catalog), "prior": lambda: Prior(catalog)}
         plan = folds(table, seeds=options.seeds)
         judged = evaluate(table, methods, plan, seeds=options.seeds, courses=courses(table)).to_dict()
     return {
@@ -110,6 +116,23 @@ def summarise(cells: Sequence[Cell], options: argparse.Namespace) -> dict[str, A
         "commits": sorted({str(cell["environment"]["commit"]) for cell in cells}),
         "environment": environment(),
     }
+
+
+def ship(cells: Sequence[Cell], file: Path) -> None:
+    """Write the trials as the history that the package carries (:mod:`strategy_pool.shipped`)."""
+    from strategy_pool.history import History
+
+    with History("sqlite://") as history:
+        for cell in cells:
+            name = cell["dataset"]
+            created = min(trial["created"] for trial in cell["trials"])
+            history.add_task(name, {**cell["task"], "created": created})
+            for trial in cell["trials"]:
+                told = {**trial, "task_id": name, "uid": f"sweep/{name}/{trial['trial_id']}"}
+                for part in ("overrides", "metrics"):
+                    told[part] = json.loads(told[part] or "{}")
+                history.add_trial(told)
+        history.export(file)
 
 
 def _figures(cell: Cell) -> dict[str, Any]:

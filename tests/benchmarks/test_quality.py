@@ -1,4 +1,4 @@
-"""The quality, ablation and carried suites: plan, resume, refuse mixed settings, and make the table."""
+"""The quality, ablation, supernet and carried suites: plan, resume, refuse mixed settings, and make the table."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.suites import ablation, carried, quality
+from benchmarks.suites import ablation, carried, quality, supernet
 from tests.benchmarks.fakes import judged, replace_child
 
 MODULE = "benchmarks.suites._quality_cell"
-RIGHT = {"engine": 0.9, "logreg": 0.6, "plain": 0.75, "no-pool": 0.7, "scratch": 0.5}
+RIGHT = {"engine": 0.9, "logreg": 0.6, "plain": 0.75, "no-pool": 0.7, "no-supernet": 0.7, "scratch": 0.5}
 
 
 def _cell(spec: dict[str, Any]) -> dict[str, Any]:
     identity = spec["identity"]
     if identity["method"] == "plain" and identity["dataset"] == "broken":
         raise RuntimeError("it fell over")
-    return judged(spec, RIGHT[identity["method"]], [identity["split"]])
+    cell = judged(spec, RIGHT[identity["method"]], [identity["split"]])
+    kept = identity["method"] == "engine"
+    winner = {"source": "supernet" if kept else "pool"}
+    return {**cell, "details": {"status": "ok" if kept else "infeasible", "winner": winner}}
 
 
 @pytest.fixture
@@ -195,6 +198,21 @@ def test_carried_compares_without_weights_from_elsewhere(
     assert called == [f"parts-{split}-{method}" for split in (0, 1) for method in ("engine", "scratch")]
     text = (tmp_path / "results" / "carried.md").read_text()
     assert "| engine | scratch | engine − scratch [95 %] |" in text
+
+
+def test_supernet_compares_under_limits_and_says_who_kept_them(
+    tmp_path: Path, arguments: list[str], called: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert supernet.run([*arguments, "--limit", "latency<=3"]) == 2
+    assert "did you mean" in capsys.readouterr().err.lower() and called == []
+    assert supernet.run([*arguments, "--limit", "latency_ms<=3"]) == 0
+    assert called == [f"parts-{split}-{method}" for split in (0, 1) for method in ("engine", "no-supernet")]
+    text = (tmp_path / "results" / "supernet.md").read_text()
+    assert "| engine | no-supernet | engine − no-supernet [95 %] |" in text and "`latency_ms<=3`" in text
+    assert "*engine*: 2 of 2 runs keep the limits, 2 by a subnet." in text
+    assert "*no-supernet*: 0 of 2 runs keep the limits, 0 by a subnet." in text
+    assert supernet.run([*arguments, "--limit", "latency_ms<=4"]) == 2
+    assert "other settings" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""One cell of the quality, ablation and carried suites: what the engine's run folder says becomes the answer."""
+"""One cell of the quality, ablation, supernet and carried suites: what the engine's run folder says becomes the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from automl.data import load_dataset
 from automl.errors import AutomlError
 from benchmarks import child, splits
 from benchmarks.cells import read_cells
-from benchmarks.suites import _quality_cell, ablation, carried, quality
+from benchmarks.suites import _quality_cell, ablation, carried, quality, supernet
 from search_spaces import families
 
 
@@ -33,7 +33,9 @@ def fake_submit(seen: list[dict[str, Any]], wrong: int = 0) -> Any:
     """A submit that predicts every test image right and writes them in another order."""
 
     def submit(task: Any, *, out: Path, columns: Any = None, **options: Any) -> Any:
-        seen.append({"seed": task.seed, "columns": columns, "backbones": list(task.backbones), **options})
+        limits = [limit.expression for limit in task.constraints]
+        known = {"seed": task.seed, "columns": columns, "backbones": list(task.backbones), "limits": limits}
+        seen.append({**known, **options})
         dataset = load_dataset(task.data, seed=task.seed, columns=columns)
         index = dataset.indices("test")[::-1] - wrong
         (out / "search").mkdir(parents=True)
@@ -55,8 +57,13 @@ def _main(spec: dict[str, Any], folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("method", "full", "backbones"),
-    [("engine", True, []), ("no-pool", False, []), ("scratch", True, families.architectures())],
+    ("method", "full", "grown", "backbones"),
+    [
+        ("engine", True, True, []),
+        ("no-pool", False, True, []),
+        ("no-supernet", True, False, []),
+        ("scratch", True, True, families.architectures()),
+    ],
 )
 def test_predictions_are_brought_into_the_order_of_the_split(
     spec: dict[str, Any],
@@ -64,6 +71,7 @@ def test_predictions_are_brought_into_the_order_of_the_split(
     tmp_path: Path,
     method: str,
     full: bool,
+    grown: bool,
     backbones: list[str],
 ) -> None:
     seen: list[dict[str, Any]] = []
@@ -71,8 +79,8 @@ def test_predictions_are_brought_into_the_order_of_the_split(
     (tmp_path / "work" / "run").mkdir(parents=True)  # of a run that was broken off
     spec["identity"]["method"] = method
     assert _main(spec, tmp_path) == 0
-    options = {"use_pool": full, "use_search": full}
-    assert seen == [{"seed": 1, "columns": None, "backbones": backbones, **options}]
+    options = {"use_pool": full, "use_search": full, "use_supernet": grown}
+    assert seen == [{"seed": 1, "columns": None, "backbones": backbones, "limits": [], **options}]
     text = (tmp_path / "cell.json").read_text()
     assert str(tmp_path) not in text
     assert "probabilities" not in text
@@ -86,6 +94,14 @@ def test_predictions_are_brought_into_the_order_of_the_split(
     assert row["methods"][method]["balanced_accuracy"] == 1
 
 
+def test_a_run_has_the_limits_of_the_suite(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(automl.engine, "submit", fake_submit(seen))
+    spec["settings"]["limits"] = ["latency_ms<=2", "size_mb<=3"]
+    _quality_cell.run_cell(spec)
+    assert seen[0]["limits"] == ["latency_ms<=2", "size_mb<=3"]
+
+
 def test_a_run_on_other_images_is_refused(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(automl.engine, "submit", fake_submit([], wrong=1))
     with pytest.raises(AutomlError, match="not those of the split"):
@@ -93,7 +109,8 @@ def test_a_run_on_other_images_is_refused(spec: dict[str, Any], monkeypatch: pyt
 
 
 def test_every_method_of_the_suites_has_a_cell() -> None:
-    assert set(_quality_cell.METHODS) == set(quality._TITLES) | set(ablation._TITLES) | set(carried._TITLES)
+    suites = (quality, ablation, carried, supernet)
+    assert set(_quality_cell.METHODS) == {method for suite in suites for method in suite._TITLES}
 
 
 def test_references_without_pretrained_backbones_are_wrong_input(

@@ -23,7 +23,7 @@ def test_subnets_of_all_sizes_are_taken_of_those_that_were_judged() -> None:
     assert len(subnets.choose(known, 50)) == 10
 
 
-def _images(folder: Path) -> Path:
+def coloured_images(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     images = rng.integers(60, 120, (60, 32, 32, 3)).astype(np.uint8)
@@ -33,7 +33,7 @@ def _images(folder: Path) -> Path:
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--images", str(_images(tmp_path)), "--results", str(tmp_path)]
+    common = ["--images", str(coloured_images(tmp_path)), "--results", str(tmp_path)]
     assert subnets.run([*common, "--supernet", str(tmp_path / "none.safetensors")]) == 2
     assert subnets.run([*common, "--device", "cpuu:1"]) == 2
     assert subnets.run(["--images", str(tmp_path / "none.npz"), "--results", str(tmp_path)]) == 2
@@ -51,7 +51,7 @@ def test_the_table_of_a_small_supernet(tmp_path: Path) -> None:
     stored.save(tmp_path / "net.safetensors")
     code = subnets.run(
         [
-            "--images", str(_images(tmp_path)), "--supernet", str(tmp_path / "net.safetensors"), "--subnets", "2",
+            "--images", str(coloured_images(tmp_path)), "--supernet", str(tmp_path / "net.safetensors"), "--subnets", "2",
             "--results", str(tmp_path / "results"),
         ]
     )  # fmt: skip

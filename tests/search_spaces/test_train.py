@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from search_spaces import families, pretrain
-from search_spaces._views import KEPT, Augmentation, Images, Views, read_images
-from search_spaces.stored import load
+from search_spaces._views import KEPT, MEAN, STD, Augmentation, Images, Views, read_images
+from search_spaces.stored import About, Stored, load
 from search_spaces.supernet import Supernet
 from search_spaces.train import Batch, Recipe, Step, recalibrate, train_supernet
 
@@ -149,6 +149,23 @@ def test_pretraining_writes_a_supernet_that_can_be_loaded(
     assert record["plan"]["teacher"] == ("teacher" if taught else None)
     assert str(tmp_path) not in json.dumps(record) + json.dumps(vars(stored.about))
     assert any("asked" in line for line in lines) == taught
+
+
+def test_another_supernet_is_begun_with_but_for_its_classifier(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    about = About("mobile", ("a", "b"), (32,), "top1", mean=MEAN, std=STD)
+    known = Stored(about, families.supernet("mobile", 2), torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+    known.save(tmp_path / "known.safetensors")
+    net = families.supernet("mobile", 5)
+    own = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    pretrain.begin_with(net, tmp_path / "known.safetensors", "mobile")
+    for name, tensor in net.named_parameters():
+        expected = own[name] if name.startswith("classifier.") else known.net.state_dict()[name]
+        torch.testing.assert_close(tensor.detach(), expected, atol=2e-3, rtol=2e-3)
+    with pytest.raises(ValueError, match="of the family mobile, not hybrid"):
+        pretrain.begin_with(families.supernet("hybrid", 5), tmp_path / "known.safetensors", "hybrid")
+    with pytest.raises(ValueError):
+        pretrain.begin_with(net, tmp_path / "none.safetensors", "mobile")
 
 
 def test_a_file_that_lacks_something_is_refused(tmp_path: Path) -> None:

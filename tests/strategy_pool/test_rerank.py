@@ -50,7 +50,7 @@ def test_the_first_version_beats_the_catalogs_order(tmp_path: Path) -> None:
     about = versions.about(1)
     assert (about["tasks"], about["trials"], about["instead_of"]) == (5, 120, None)
     assert about["paired"]["ndcg@10"]["mean"] > 0
-    assert "the catalog's order" in decision.reason
+    assert "the average of the history" in decision.reason
     assert json.loads(json.dumps(decision.to_dict()))["published"] is True
 
 

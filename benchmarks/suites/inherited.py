@@ -1,0 +1,292 @@
+"""Whether the weights that subnets inherit tell which of them are good once each is trained on its own.
+
+Subnets of one resolution whose multiply-accumulates span a factor of four: top-1 with inherited weights (statistics from
+training images), and after the same number of steps of fine-tuning each. Kendall's τ between the two says how far a
+search over inherited weights can be trusted. The images are those that the supernet was trained on; top-1 is of the
+validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.carried import WEIGHTS
+
+if TYPE_CHECKING:
+    from search_spaces._views import Images, Views
+    from search_spaces.stored import Stored
+    from search_spaces.supernet import Subnet
+
+NAME = "inherited"
+SUMMARY = "Kendall's tau between the top-1 of subnets with inherited weights and after fine-tuning each."
+
+EXAMPLE = "example: automl bench inherited --images tiny=tiny-imagenet.npz"
+#: By what factor the largest exceeds the smallest.
+SPAN = 4.0
+#: Subnets that are counted to choose from, for each that is wanted.
+_DRAWN = 20
+#: The field's aim, and the least that the lower end of the interval should be.
+AIM, LEAST = 0.70, 0.55
+_BATCH = 128
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure what is missing, write the table, print it. Exit codes: 0 all there, 1 a step failed, 2 wrong input."""
+    from benchmarks.cells import run_measured
+
+    options = _parser().parse_args(argv)
+    return run_measured(NAME, options.results, lambda: _measure(options), to_markdown)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    add = parser.add_argument
+    add("--images", nargs="+", required=True, metavar="NAME=NPZ", help="that a supernet was trained on")
+    add("--supernet", action="append", default=[], metavar="NAME=FILE",
+        help="trained on these images (default: the one that the package carries)")  # fmt: skip
+    add("--subnets", type=int, default=60, help="of each supernet (default %(default)s)")
+    add("--steps", type=int, default=200, help=f"of {_BATCH} images for each subnet (default %(default)s)")
+    add("--learning-rate", type=float, default=5e-4, help="peak of AdamW's (default %(default)s)")
+    add("--resolution", type=int, help="of all subnets (default: the smallest that the supernet has)")
+    add("--seed", type=int, default=0, help="of the draw and the batches (default %(default)s)")
+    add("--resamples", type=int, default=2000, help="of the bootstrap (default %(default)s)")
+    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
+    add("--work", default=f"benchmarks/work/{NAME}", help="folder of what is scratch (default %(default)s)")
+    return parser
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.cells import check_at_least
+    from benchmarks.environment import environment
+
+    check_at_least(options, subnets=3, steps=1, seed=0, resamples=100)
+    files = {name: Path(path) for name, path in map(_named, options.supernet)}
+    tables = [
+        _table(name, Path(path), files.get(name, WEIGHTS), options)
+        for name, path in map(_named, options.images)
+    ]
+    return {
+        "schema_version": 1, "suite": NAME, "tables": tables, "steps": options.steps, "batch": _BATCH,
+        "learning_rate": options.learning_rate, "seed": options.seed, "environment": environment(),
+    }  # fmt: skip
+
+
+def _named(text: str) -> tuple[str, str]:
+    from automl.errors import InputError
+
+    name, mark, path = text.partition("=")
+    if not (name and mark and path):
+        raise InputError(f"'{text}' is not NAME=FILE")
+    return name, path
+
+
+def _table(name: str, images: Path, file: Path, options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from automl.errors import InputError
+    from search_spaces._views import Augmentation, Views, read_images
+    from search_spaces.pretrain import judging_images
+    from search_spaces.stored import StoredError, load
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        stored = load(file)
+        training, validation, names = read_images(images, device)
+    except (StoredError, OSError, ValueError) as error:
+        raise InputError(str(error)) from None
+    if tuple(names) != tuple(stored.about.classes):
+        raise InputError(f"{file} was trained on other classes than those of {images}")
+    side = options.resolution or min(stored.about.resolutions)
+    if side not in stored.about.resolutions:
+        raise InputError(f"--resolution is {side}; the supernet has {list(stored.about.resolutions)}")
+    own = dataclasses.replace(stored, net=stored.net.to(device), calibration=judging_images(training))
+    chosen = choose(own, side, options.subnets, options.seed)
+    views = Views(training, 8, Augmentation(), options.seed)
+    rows = _rows(own, chosen, side, views, validation, Path(options.work) / f"{name}.jsonl", options)
+    return {
+        "name": name, "origin": stored.about.origin, "resolution": side, "validation_images": len(validation),
+        "rows": rows, **figures(rows, options.resamples, options.seed),
+    }  # fmt: skip
+
+
+def choose(stored: Stored, side: int, count: int, seed: int) -> list[dict[str, int]]:
+    """Subnets at one resolution, evenly spaced in the logarithm of their multiply-accumulates over :data:`SPAN`.
+
+    The range is the one around the geometric middle of the space.
+    """
+    import numpy as np
+
+    from search_spaces.propose import Codes
+    from search_spaces.stored import RESOLUTION
+
+    codes = Codes(stored.space)
+    drawn = [
+        {**codes.subnet(row), RESOLUTION: side}
+        for row in codes.drawn(_DRAWN * count, np.random.default_rng(seed))
+    ]
+    ends = [
+        stored.counted({**end, RESOLUTION: side}).macs
+        for end in (stored.space.smallest(), stored.space.largest())
+    ]
+    low = math.sqrt(ends[0] * ends[1] / SPAN)
+    work = np.log([stored.counted(subnet).macs for subnet in drawn])
+    found: list[int] = []
+    for aim in np.linspace(math.log(low), math.log(low * SPAN), count):
+        free = [at for at in np.argsort(np.abs(work - aim), kind="stable").tolist() if at not in found]
+        found.append(free[0])
+    return [drawn[at] for at in found]
+
+
+def _rows(
+    own: Stored,
+    chosen: Sequence[Subnet],
+    side: int,
+    views: Views,
+    validation: Images,
+    file: Path,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Each subnet's two scores; what an earlier call with the same settings on this commit measured is not repeated."""
+    from benchmarks.environment import environment
+    from search_spaces.pretrain import top1
+
+    settings = [
+        environment()["commit"], side, options.steps, options.learning_rate, options.seed, own.about.origin,
+    ]  # fmt: skip
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {line["name"]: line for line in lines if line["settings"] == settings}
+    rows = []
+    with file.open("a", encoding="utf-8") as out:
+        for number, subnet in enumerate(chosen):
+            counted, name = own.counted(subnet), own.backbone(subnet).architecture
+            if name not in done:
+                print(f"{file.stem}: subnet {number + 1} of {len(chosen)} …", file=sys.stderr, flush=True)
+                model = own.build(subnet)
+                before = top1(model, validation, side)
+                tune(
+                    model, views, len(own.about.classes), side, options.steps, options.learning_rate,
+                    options.seed,
+                )  # fmt: skip
+                done[name] = {
+                    "settings": settings, "name": name, "macs_m": counted.macs / 1e6,
+                    "params_m": counted.params / 1e6, "inherited": before, "tuned": top1(model, validation, side),
+                }  # fmt: skip
+                out.write(json.dumps(done[name]) + "\n")
+                out.flush()
+            rows.append({key: value for key, value in done[name].items() if key != "settings"})
+    return rows
+
+
+def tune(
+    model: Any, views: Views, classes: int, side: int, steps: int, learning_rate: float, seed: int
+) -> None:
+    """Train a network on its own: AdamW with a cosine, cross entropy with smoothed labels.
+
+    Args:
+        model: normalised images ``[N, 3, side, side]`` → logits; changed.
+        views: of the training images.
+        classes: of the labels.
+        side: of the images.
+        steps: of batches.
+        learning_rate: its peak.
+        seed: of the batches.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02)
+    rise = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))),
+    )
+    batches = views.batches(_BATCH, lambda _rng: side, classes, seed)
+    model.train()
+    for _ in range(steps):
+        batch = next(batches)
+        loss = F.cross_entropy(model(batch.images), batch.labels, label_smoothing=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def figures(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
+    """Kendall's τ between the two scores with the percentiles of a bootstrap over subnets, and what is simpler.
+
+    ``tau_macs`` is the τ between multiply-accumulates and the score after fine-tuning: what counting alone tells.
+    """
+    import numpy as np
+    from scipy.stats import kendalltau
+
+    inherited, tuned, macs = (np.array([row[k] for row in rows]) for k in ("inherited", "tuned", "macs_m"))
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(resamples):
+        at = rng.integers(0, len(rows), len(rows))
+        draws.append(kendalltau(inherited[at], tuned[at]).statistic)
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return {
+        "tau": float(kendalltau(inherited, tuned).statistic), "low": float(low), "high": float(high),
+        "tau_macs": float(kendalltau(macs, tuned).statistic), "span": float(macs.max() / macs.min()),
+    }  # fmt: skip
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The table as people read it."""
+    from benchmarks.environment import describe
+    from benchmarks.tables import table
+
+    def scores(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+        values = [100 * row[name] for row in rows]
+        return f"{min(values):.1f} to {max(values):.1f}"
+
+    head = [
+        "images", "pixels", "subnets", "M MACs", "inherited top-1 %", "tuned top-1 %", "τ [95 %]",
+        "τ of MACs alone", "reached",
+    ]  # fmt: skip
+    lines = [
+        [
+            one["name"],
+            str(one["resolution"]),
+            str(len(one["rows"])),
+            f"{min(r['macs_m'] for r in one['rows']):.1f} to {max(r['macs_m'] for r in one['rows']):.1f}",
+            scores(one["rows"], "inherited"),
+            scores(one["rows"], "tuned"),
+            f"{one['tau']:.2f} [{one['low']:.2f}, {one['high']:.2f}]",
+            f"{one['tau_macs']:.2f}",
+            "yes" if one["tau"] >= AIM and one["low"] >= LEAST else "no",
+        ]
+        for one in summary["tables"]
+    ]
+    origins = "; ".join(f"{one['name']}: {one['origin']}" for one in summary["tables"])
+    return "\n".join(
+        [
+            "# Inherited weights",
+            "",
+            f"Top-1 of subnets with the weights that they inherit, and after {summary['steps']} steps of "
+            f"{summary['batch']} images each (AdamW, peak {summary['learning_rate']:g}, seed {summary['seed']}).",
+            "",
+            *table(head, lines),
+            "",
+            f"Aim: τ of {AIM:.2f} with a lower end of {LEAST:.2f} or more. Intervals: bootstrap over subnets. "
+            f"Validation images: {', '.join(str(one['validation_images']) for one in summary['tables'])}. "
+            f"Supernets: {origins}.",
+            f"{describe(summary['environment'])}.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
