@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bench lint format clean
+.PHONY: help venv demo test test-all bench bench-check lint format clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -52,6 +52,9 @@ test-all: $(STAMP) ## all tests
 
 bench: $(STAMP) ## a benchmark: make bench SUITE=quality ARGS="--data …"; without SUITE, what there is
 	$(BIN)/automl bench $(if $(SUITE),$(SUITE) $(ARGS),--help)
+
+bench-check: $(STAMP) ## the quick suite again, held against its committed table
+	$(BIN)/python -m benchmarks.check
 
 lint: $(STAMP) ## style, types, and which room may import which
 	$(BIN)/ruff check .

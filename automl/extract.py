@@ -23,10 +23,13 @@ from automl.home import require_writable
 from automl.machine import require_runtime
 from automl.predict import LABELS_FILE, MODEL_FILE
 from automl.task import Constraint, check_constraints
+from search_spaces.carried import WEIGHTS
 from search_spaces.predict import TableError
 from search_spaces.stored import RESOLUTION, Stored, StoredError, load
 
 TABLE_FILE = "subnets.csv"
+#: Stands for the supernet that the package carries.
+EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def extract(
     """Extract the subnets with the best predicted score that keep limits when they are measured.
 
     Args:
-        source: file of a supernet, or the folder of a run that trained one.
+        source: file of a supernet, the folder of a run that trained one, or :data:`EMBEDDED`.
         out: folder for the subnets; new or empty.
         constraints: limits on costs, such as ``latency_ms<=2``.
         device: where the subnets will run.
@@ -149,6 +152,8 @@ def extract(
 
 def _file(source: str | os.PathLike[str]) -> Path:
     path = Path(source).expanduser()
+    if str(source) == EMBEDDED and not path.exists():
+        return WEIGHTS
     return path / "supernet.safetensors" if path.is_dir() else path
 
 

@@ -11,7 +11,10 @@ import typer
 
 def extract(
     supernet: Annotated[
-        str, typer.Argument(help="file of a supernet, or the folder of a run that trained one")
+        str,
+        typer.Argument(
+            help="file of a supernet, the folder of a run that trained one, or 'embedded' for the one of the package"
+        ),
     ],
     out: Annotated[str, typer.Option(help="folder for the subnets and their table; new or empty")],
     constraint: Annotated[

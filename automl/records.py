@@ -20,6 +20,8 @@ STATUSES = ("completed", "stopped", "failed", "timeout")
 
 #: ``Outcome.error`` of a stopped trial that ended because the whole search did; a resumed search runs it again.
 INTERRUPTED = "interrupted: the search ended"
+#: Error of a trial whose worker, or the machine that it ran on, is gone.
+WORKER_DIED = "worker died"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
 from automl.plan import LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
-from automl.run_folder import changed_limits, require_free, told_sets
+from automl.run_folder import brought_folders, changed_limits, require_free, told_sets
 from automl.task import Constraint, Task, check_class_names, read_task
 from automl.ticker import Ticker
 from strategy_pool.strategy import FROZEN_METHODS
@@ -201,20 +201,15 @@ class Run:
 
     # --- the search -------------------------------------------------------------------------------
 
-    def search(self, *, ray_address: str | None, use_search: bool, explore: float, in_process: bool) -> None:
-        """Run the trials of all phases."""
-        from automl.choose import choose_refits
-        from automl.ranking import landmark_candidates, search_images
-        from automl.search import SearchDisplay, run_search
+    def choose_images(self, before: Sequence[tuple[TrialSpec, Outcome]] = ()) -> None:
+        """Decide from how many images the search learns; ``before`` are finished trials of a run that is resumed."""
+        from automl.ranking import search_images
 
-        began = time.monotonic()
-        self.rounds = self.workers if self.task.max_trials is not None else None
         span = self.clock.final - time.monotonic()
         self.first_look: dict[str, Any] = {
             "classes": len(self.dataset.class_names),
             "core_seconds": LANDMARK_SHARE * span * self.workers if self.clock.budget else None,
         }
-        before = self.store.finished() if self.resume else []
         images = len(self.dataset.indices("development"))
         asked = {spec.images or images for spec, _ in before if spec.purpose == "search"}
         self.images = (
@@ -229,6 +224,17 @@ class Run:
             )
             self.say(f"  {self.notes[-1]}")
         self.first_look["images"] = seen or images
+
+    def search(self, *, ray_address: str | None, use_search: bool, explore: float, in_process: bool) -> None:
+        """Run the trials of all phases."""
+        from automl.choose import choose_refits
+        from automl.ranking import landmark_candidates
+        from automl.search import SearchDisplay, run_search
+
+        began = time.monotonic()
+        self.rounds = self.workers if self.task.max_trials is not None else None
+        before = self.store.finished() if self.resume else []
+        self.choose_images(before)
         landmarks = landmark_candidates(self.backbones, self.catalog, self.table, **self.first_look)
         if self.task.max_trials is not None:
             landmarks = landmarks[: self.task.max_trials]
@@ -265,6 +271,7 @@ class Run:
                 resources=trial_resources(self.workers),
                 first_rung=self.clock.first_rung(),
                 scratch=self.folder / "search" / "tune" if ray_address else None,
+                folders=brought_folders(self) if ray_address else None,
                 violations=self._violations,
                 listener=display,
             )

@@ -83,3 +83,16 @@ def changed_limits(begun: Mapping[str, Any], task: Task, sets: Sequence[Sequence
         if was != now:
             raise InputError(f"the run was begun with {name} {was}; resume it with that, not with {now}")
     return [before.constraints, *parse_sets(begun.get("limits", []))] != [task.constraints, *sets]
+
+
+def brought_folders(run: Any) -> Any:
+    """What is brought to workers on other machines: the data set, the weights, and the trials of the run.
+
+    Args:
+        run: the :class:`automl.run.Run`, whose data are read.
+    """
+    from automl.search import Folders
+
+    mark = "local-dir:"
+    weights = [b.source.removeprefix(mark) for b in run.backbones if b.source.startswith(mark)]
+    return Folders(str(run.store.root), (str(Path(run.dataset.folder).parent.parent), *weights))

@@ -18,8 +18,9 @@ from automl.candidate import Candidate
 from automl.engine import prepared
 from automl.machine import trial_resources
 from automl.plan import LANDMARK_SHARE
-from automl.records import INTERRUPTED, Outcome, TrialSpec
+from automl.records import INTERRUPTED, WORKER_DIED, Outcome, TrialSpec
 from automl.run import Run
+from automl.run_folder import brought_folders
 from automl.task import Task
 from strategy_pool.features import LANDMARK_METHOD
 from strategy_pool.strategy import Strategy
@@ -36,6 +37,7 @@ def sweep(
     seconds: float,
     history_url: str,
     workers: int | None = None,
+    ray_address: str | None = None,
     in_process: bool = False,
     columns: dict[str, str] | None = None,
     quiet: bool = False,
@@ -51,6 +53,7 @@ def sweep(
         seconds: that each may take.
         history_url: database of the trials.
         workers: trials at a time, by default one per core.
+        ray_address: of an existing Ray cluster. A trial that is lost with its machine is run again, once.
         in_process: run trials one after another in this process, without Ray.
         columns: names of a manifest's columns.
         quiet: print nothing.
@@ -64,8 +67,8 @@ def sweep(
     folder = Path(out).expanduser().resolve()
     begun = (folder / "search" / "task.json").exists()
     run = _Sweep(task, folder, begun, (), quiet)
-    with prepared(run, workers, history_url, None, False, in_process, columns):
-        run.run_all(candidates, seconds, in_process)
+    with prepared(run, workers, history_url, ray_address, False, in_process, columns):
+        run.run_all(candidates, seconds, in_process, ray_address)
     return run.task_id
 
 
@@ -94,6 +97,7 @@ class _Given:
 
     waiting: list[Candidate]
     current: None = field(default=None, init=False)
+    lost: set[str] = field(default_factory=set, init=False)
 
     @property
     def done(self) -> bool:
@@ -102,14 +106,19 @@ class _Given:
     def propose(self, busy: Sequence[Candidate] = (), seconds_left: float | None = None) -> Candidate | None:
         return self.waiting.pop(0) if self.waiting else None
 
-    def observe(self, *_told: object, **_more: object) -> None:
-        """Nothing follows from what a trial found."""
+    def observe(
+        self, candidate: Candidate, *_told: object, error: str | None = None, **_more: object
+    ) -> None:
+        """Nothing follows from what a trial found; one that died with its worker comes once more."""
+        if error == WORKER_DIED and candidate.id not in self.lost:
+            self.lost.add(candidate.id)
+            self.waiting.insert(0, candidate)
 
 
 class _Sweep(Run):
     """A run that is only trials."""
 
-    def run_all(self, count: int, seconds: float, in_process: bool) -> None:
+    def run_all(self, count: int, seconds: float, in_process: bool, ray_address: str | None = None) -> None:
         from automl.ranking import landmark_candidates
         from automl.search import SearchDisplay, run_search
 
@@ -125,7 +134,7 @@ class _Sweep(Run):
         chosen = [*first, *spread(others, self.catalog, count)]
         finished = set()
         for spec, outcome in self.store.finished():
-            if outcome.error != INTERRUPTED:
+            if outcome.error not in (INTERRUPTED, WORKER_DIED):
                 self._record(spec, outcome)
                 finished.add(spec.candidate.id)
         self.store.clean_orphans()
@@ -142,6 +151,8 @@ class _Sweep(Run):
                 concurrency=self.workers,
                 on_result=self._on_result,
                 mode="inprocess" if in_process else "ray",
+                ray_address=ray_address,
+                folders=brought_folders(self) if ray_address else None,
                 resources=trial_resources(self.workers),
                 listener=display,
             )
@@ -152,5 +163,7 @@ class _Sweep(Run):
         return self.each
 
     def _on_result(self, spec: TrialSpec, outcome: Outcome) -> None:
+        if outcome.error == WORKER_DIED and any(c.id == spec.candidate.id for c in self.phases.waiting):  # type: ignore[attr-defined]
+            return  # it is run again
         self._record(spec, outcome)
         (Path(spec.folder) / "model.safetensors").unlink(missing_ok=True)  # nobody will choose it

@@ -123,16 +123,25 @@ def write_text(path: Path, text: str) -> None:
 # --- arguments --------------------------------------------------------------------------------------
 
 
-def make_parser(name: str, summary: str, example: str, *, budget: str) -> argparse.ArgumentParser:
-    """The arguments that all suites have."""
+def make_parser(
+    name: str, summary: str, example: str, *, budget: str, declared: bool = False
+) -> argparse.ArgumentParser:
+    """The arguments that all suites have; one that is declared names its data itself."""
     parser = argparse.ArgumentParser(
         f"automl bench {name}", description=summary, epilog=f"example: {example}"
     )
     add = parser.add_argument
-    add("--data", nargs="+", required=True, metavar="[NAME=]PATH", help="image folders, tables or npz files")
-    add("--column", action="append", default=[], metavar="[NAME:]ROLE=COLUMN",
-        help="column of a table, for all datasets or the named one; ROLE is path, label, split or group; "
-        "an empty COLUMN ignores the role; repeatable")  # fmt: skip
+    if not declared:
+        add(
+            "--data",
+            nargs="+",
+            required=True,
+            metavar="[NAME=]PATH",
+            help="image folders, tables or npz files",
+        )
+        add("--column", action="append", default=[], metavar="[NAME:]ROLE=COLUMN",
+            help="column of a table, for all datasets or the named one; ROLE is path, label, split or group; "
+            "an empty COLUMN ignores the role; repeatable")  # fmt: skip
     add("--weights-dir", action="append", default=[], help="folder of pretrained models; repeatable")
     add("--backbone", action="append", default=[], help="only these pretrained models; repeatable")
     add("--budget", default=budget, help="wall-clock time of the engine (default %(default)s)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def submit_alone(
     full: bool = True,
     supernet: bool = True,
     backbones: Sequence[str] = (),
+    searcher: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
     """Submit as a user does, to an empty home folder, and read what the model said of the test images.
 
@@ -66,6 +68,7 @@ def submit_alone(
         full: False for the catalog's order without search, as ``--no-pool``.
         supernet: False as ``--no-supernet``.
         backbones: only these; empty for those of the settings.
+        searcher: of :data:`benchmarks.searchers.SEARCHERS`, in the place of the engine's own search.
 
     Returns:
         indices of the test images in the submitted data, ascending; class of each; class names; details for
@@ -84,7 +87,16 @@ def submit_alone(
         weights_dirs=spec["weights_dirs"],
         backbones=backbones or spec["settings"]["backbones"],
     )
-    result = submit(task, out=folder, columns=columns, use_pool=full, use_search=full, use_supernet=supernet)
+    began = time.time()
+    if searcher is None:
+        result = submit(
+            task, out=folder, columns=columns, use_pool=full, use_search=full, use_supernet=supernet
+        )
+    else:
+        from benchmarks.searchers import submit_with
+
+        result = submit_with(searcher, task, out=folder, columns=columns)
+    seconds = time.time() - began
     with np.load(folder / "search" / "test_scores.npz", allow_pickle=False) as scores:
         index, predicted = scores["index"], scores["predicted"]
     names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["classes"]
@@ -93,6 +105,12 @@ def submit_alone(
     details = {key: told.get(key) for key in ("status", "winner", "trials", "seconds")}
     # Without the recipes and the folders of weights, which are those of one machine.
     kept = ("candidate", "weight", "refit")
+    if spec["settings"].get("anytime"):
+        from automl.data import load_dataset
+        from benchmarks import anytime
+
+        data = load_dataset(source, seed=seed, columns=columns)
+        details["run"] = anytime.told(folder, data, began, told, seconds)
     details["members"] = [{key: m.get(key) for key in kept} for m in told.get("members") or []]
     return index[order], predicted[order], names, details
 

@@ -1,15 +1,17 @@
-"""``automl bench SUITE …``: one command per module of :mod:`benchmarks.suites`."""
+"""``automl bench SUITE …``: one command per module of :mod:`benchmarks.suites`, and per suite declared there."""
 
 from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import typer
 
 from benchmarks import suites
+from benchmarks.matrix import command
 
 
 def find_suites() -> dict[str, ModuleType]:
@@ -19,10 +21,10 @@ def find_suites() -> dict[str, ModuleType]:
         TypeError: a module lacks ``NAME``, ``SUMMARY`` or ``run``, or two have one name.
     """
     found: dict[str, ModuleType] = {}
-    for info in pkgutil.iter_modules(suites.__path__):
-        if info.name.startswith("_"):
-            continue
-        module = import_module(f"{suites.__name__}.{info.name}")
+    names = [info.name for info in pkgutil.iter_modules(suites.__path__) if not info.name.startswith("_")]
+    declared = [file for folder in suites.__path__ for file in sorted(Path(folder).glob("*.toml"))]
+    modules = [import_module(f"{suites.__name__}.{name}") for name in names]
+    for module in [*modules, *map(command, declared)]:
         missing = [name for name in ("NAME", "SUMMARY", "run") if not hasattr(module, name)]
         if missing:
             raise TypeError(f"{module.__name__} is no suite: it has no {', '.join(missing)}")

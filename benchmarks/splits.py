@@ -18,9 +18,6 @@ from benchmarks.cells import (
     sources,
 )
 
-#: Methods that start as on a new machine, and are judged by what they reach so.
-_ALONE = frozenset({"engine", "no-pool", "no-supernet", "scratch"})
-
 
 def parser(name: str, summary: str, example: str, budget: str) -> argparse.ArgumentParser:
     """What such a suite is told."""
@@ -70,6 +67,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def plan(options: argparse.Namespace, methods: Sequence[str]) -> list[dict[str, Any]]:
     """One spec per cell, in the order of running."""
+    from benchmarks.methods import METHODS
+
     check_at_least(options, splits=1, resamples=100)
     return [
         make_spec(
@@ -77,7 +76,7 @@ def plan(options: argparse.Namespace, methods: Sequence[str]) -> list[dict[str, 
             source,
             {"split": split, "method": method},
             label=f"{source.name}-{split}-{method}",
-            alone=method in _ALONE,
+            alone=METHODS[method].alone,
             **settings(options),
         )
         for source in sources(options)

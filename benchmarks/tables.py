@@ -79,6 +79,17 @@ def compare(
     return row, found_differences[better]
 
 
+def method_difference(
+    methods: Mapping[str, Mapping[int, Mapping[str, Any]]], other: str, *, resamples: int
+) -> Difference | None:
+    """The engine's difference to one method over the splits that both have; None where there is none."""
+    splits = sorted(set(methods[ENGINE]) & set(methods[other]))
+    if not splits:
+        return None
+    parts = scored_parts({name: methods[name] for name in (ENGINE, other)}, splits)
+    return paired_difference(parts, ENGINE, other, resamples=resamples)
+
+
 def _method_row(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = [scores(cell) for cell in cells]
     return {

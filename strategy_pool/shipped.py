@@ -12,17 +12,18 @@ import pandas as pd
 from strategy_pool.sketches import COPY, shared
 
 #: An exported history; ``automl bench sweep --ship`` makes it.
-FILE = Path(__file__).parent / "shipped" / "history.parquet"
+FILE = Path(__file__).parent / "carried" / "history.parquet"
 _OF_TASK = "task."
 
 
-def shipped(sketch: Sequence[str] = (), file: Path = FILE) -> tuple[pd.DataFrame, pd.DataFrame]:
+def shipped(sketch: Sequence[str] = (), file: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trials and tasks, as a history gives them; both empty where the package carries none.
 
     Args:
         sketch: of the pictures of a task that is to be ordered or judged: tasks of the same pictures are left out.
-        file: an exported history.
+        file: an exported history, by default :data:`FILE`.
     """
+    file = file or FILE
     if not file.is_file():
         return pd.DataFrame(), pd.DataFrame()
     rows = pd.read_parquet(file)

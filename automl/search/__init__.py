@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from automl.search._driver import Listener
+from automl.search._freight import Folders
+from automl.search._halving import Halving
 from automl.search._ray_cluster import ensure_started, prestart, shutdown
 from automl.search.progress import SearchDisplay
 from automl.search.proposer import Proposer
@@ -10,6 +12,8 @@ from automl.search.runner import SearchEnd, run_search
 from automl.search.store import TrialStore
 
 __all__ = [
+    "Folders",
+    "Halving",
     "Listener",
     "Proposer",
     "SearchDisplay",

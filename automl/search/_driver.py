@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from automl.candidate import Candidate
-from automl.records import INTERRUPTED, Outcome, Progress, TrialSpec
+from automl.records import INTERRUPTED, WORKER_DIED, Outcome, Progress, TrialSpec
 from automl.search._session import outcome_of, request_stop
 from automl.search.proposer import Proposer
 from automl.search.store import read_outcome, write_outcome, write_spec
@@ -45,7 +45,7 @@ class Running:
 
     Attributes:
         spec: its specification.
-        since: ``time.monotonic()`` of the start of its work, None while it waits for a worker.
+        since: when its work started on the driver's clock, None while it waits for a worker.
         curve: what it reported.
         stopping: since when it has been asked to stop, None where it has not.
         killed: why its worker was killed, None where it was not.
@@ -63,6 +63,10 @@ class Driver:
     """State of a search in the process that leads it.
 
     Errors of the callbacks end the search and are raised by :meth:`raise_errors`.
+
+    Args:
+        clock: seconds; the deadline and all times here are on it. Where trials are only recorded ones, it is theirs.
+        keep: called with each specification before its trial is given out; by default it goes to disk.
     """
 
     def __init__(
@@ -75,8 +79,12 @@ class Driver:
         should_stop: Callable[[], bool],
         violations: Violations | None,
         listener: Listener | None,
+        clock: Callable[[], float] = time.monotonic,
+        keep: Callable[[TrialSpec], None] = write_spec,
     ) -> None:
         self._deadline = deadline
+        self._clock = clock
+        self._keep = keep
         self.running: dict[str, Running] = {}
         self.interrupted = False
         self.ending_since: float | None = None
@@ -95,7 +103,7 @@ class Driver:
 
     @property
     def deadline(self) -> float:
-        """On the clock of ``time.monotonic``."""
+        """On the driver's clock, which is ``time.monotonic`` by default."""
         return self._deadline() if callable(self._deadline) else self._deadline
 
     @property
@@ -108,15 +116,15 @@ class Driver:
         self.poll()
         if self.ending:
             return None
-        left = self.deadline - time.monotonic()
+        left = self.deadline - self._clock()
         try:
             busy = [item.spec.candidate for item in self.running.values()]
             candidate = self._proposer.propose(busy, left)
             if candidate is None:
                 return None
             spec = self._make_spec(candidate, left)
-            write_spec(spec)
-            self.running[spec.trial_id] = Running(spec, time.monotonic())
+            self._keep(spec)
+            self.running[spec.trial_id] = Running(spec, self._clock())
             if self._listener is not None:
                 self._listener.started(spec)
         except Exception as error:
@@ -133,7 +141,7 @@ class Driver:
         """A worker took up the trial."""
         item = self.running.get(trial_id)
         if item is not None and item.since is None:
-            item.since = time.monotonic()
+            item.since = self._clock()
 
     def progressed(self, trial_id: str, progress: Progress) -> None:
         """Take in a report."""
@@ -192,7 +200,7 @@ class Driver:
 
     def poll(self) -> None:
         """Look at the clock and at ``should_stop`` (five times a second); when it is time, end the search."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._polled < _POLL_SECONDS:
             return
         self._polled = now
@@ -207,7 +215,7 @@ class Driver:
     def end(self) -> None:
         """Give out no more trials and ask the running ones to stop."""
         if self.ending_since is None:
-            self.ending_since = time.monotonic()
+            self.ending_since = self._clock()
         for trial_id in list(self.running):
             self.stop(trial_id)
 
@@ -215,7 +223,7 @@ class Driver:
         """Ask a running trial to end at its next report."""
         item = self.running.get(trial_id)
         if item is not None and item.stopping is None:
-            item.stopping = time.monotonic()
+            item.stopping = self._clock()
             request_stop(item.spec)
 
     def raise_errors(self) -> None:
@@ -250,9 +258,9 @@ class Driver:
         self.end()
 
     def _made_up(self, item: Running, error: str | None) -> Outcome:
-        seconds = time.monotonic() - item.since if item.since is not None else 0.0
+        seconds = self._clock() - item.since if item.since is not None else 0.0
         if item.killed is None:
-            status, text = "failed", error or "worker died"
+            status, text = "failed", error or WORKER_DIED
         elif self.ending:
             status, text = "stopped", INTERRUPTED
         else:

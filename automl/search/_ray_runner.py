@@ -22,8 +22,10 @@ from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from automl.records import Outcome, Progress
+from automl.records import WORKER_DIED, Outcome, Progress
 from automl.search._driver import Driver
+from automl.search._freight import Folders, start_porter
+from automl.search._halving import Halving
 from automl.search._ray_trainable import TrialTrainable
 from strategy_pool.strategy import FROZEN_METHODS
 
@@ -31,8 +33,6 @@ from strategy_pool.strategy import FROZEN_METHODS
 GRACE_SECONDS = 2.0
 #: Extra seconds beyond its own time, as its clock starts a little later than the driver's.
 OWN_TIME_SLACK = 3.0
-#: Trials that reported on their way and ended, before another one may be stopped early.
-_LEAST_ENDED = 6
 
 
 class _Searcher(Searcher):
@@ -61,7 +61,7 @@ class _Searcher(Searcher):
         outcome = None
         if result and not error and "outcome" in result:
             outcome = Outcome.from_dict(json.loads(result["outcome"]))
-        self.driver.finished(self.names[trial_id], outcome, "worker died")
+        self.driver.finished(self.names[trial_id], outcome, WORKER_DIED)
 
     # The run folder is the truth; Tune's own snapshots are never read.
     def save(self, checkpoint_path: str) -> None: ...
@@ -139,18 +139,22 @@ class _Halving(AsyncHyperBandScheduler):
     trial's own training seconds.
     """
 
-    def __init__(self, driver: Driver, names: dict[str, str], first_rung: int, longest: int) -> None:
+    def __init__(
+        self, driver: Driver, names: dict[str, str], first_rung: int, longest: int, rule: Halving
+    ) -> None:
         super().__init__(
             time_attr="used",
             metric="score",
             mode="max",
             grace_period=first_rung,
             max_t=max(longest, first_rung),
-            reduction_factor=2,
+            reduction_factor=rule.factor,
+            brackets=rule.brackets,
             stop_last_trials=False,
         )
         self._driver = driver
         self._names = names
+        self._least_ended = rule.least_ended
         self._reported: set[str] = set()
         self._ended = 0
 
@@ -164,7 +168,7 @@ class _Halving(AsyncHyperBandScheduler):
             return str(self.CONTINUE)
         self._reported.add(trial.trial_id)
         decision = super().on_trial_result(tune_controller, trial, result)
-        if decision == self.STOP and self._ended >= _LEAST_ENDED:
+        if decision == self.STOP and self._ended >= self._least_ended:
             self._driver.stop(self._names[trial.trial_id])
         return str(self.CONTINUE)
 
@@ -179,7 +183,9 @@ def run(
     concurrency: int,
     resources: dict[str, float],
     first_rung: float | None,
+    halving: Halving,
     scratch: Path,
+    folders: Folders | None = None,
 ) -> None:
     """Run trials on a Ray that has been started, until the driver has none left.
 
@@ -189,17 +195,21 @@ def run(
         concurrency: trials at a time.
         resources: what Ray sets aside for each, for instance ``{"cpu": 1, "gpu": 0.5}``.
         first_rung: seconds of training after which halving may stop trials that look weak; None for never.
+        halving: its other settings.
         scratch: folder in which Tune's files lie while it runs.
+        folders: what is brought to workers that do not see this process's files; None where all see them.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     storage = Path(tempfile.mkdtemp(prefix="tune-", dir=scratch))
     config = {"trial_fn": trial_fn, "memory_limit": _memory_limit(concurrency)}
+    if folders is not None:
+        config["porter"] = start_porter(folders)
     searcher = _Searcher(driver, concurrency, config)
     left = max(driver.deadline - time.monotonic(), 1.0)
     scheduler = (
         FIFOScheduler()
         if first_rung is None
-        else _Halving(driver, searcher.names, max(1, round(first_rung)), math.ceil(left))
+        else _Halving(driver, searcher.names, max(1, round(first_rung)), math.ceil(left), halving)
     )
     _prepare_workers(scheduler, concurrency)
     try:

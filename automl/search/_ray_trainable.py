@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 
 from automl.records import Outcome
+from automl.search._freight import Freight, freight_for
 from automl.search._session import TrialSession, free_memory, import_trial_function
 from automl.search.store import read_spec
 
@@ -24,11 +25,13 @@ class WorkerRetired(RuntimeError):
 class TrialTrainable(tune.Trainable):
     """Advances one trial's generator per ``train()`` call; reused for all trials of an actor.
 
-    Its config holds ``folder`` (of the trial, with its ``spec.json``), ``trial_fn`` (``module:function``)
-    and ``memory_limit`` (resident bytes after a trial above which the process is replaced).
+    Its config holds ``folder`` (of the trial, with its ``spec.json``), ``trial_fn`` (``module:function``),
+    ``memory_limit`` (resident bytes after a trial above which the process is replaced) and, in a cluster, ``porter``.
     """
 
     _session: TrialSession | None = None
+    _freight: Freight | None = None
+    _porter: Any = None
     _frozen = False
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -46,6 +49,8 @@ class TrialTrainable(tune.Trainable):
         session = self._session
         if session is None:
             raise RuntimeError("no trial was taken up")
+        if self._freight is not None:
+            self._freight.obey(session.folder)
         step = session.advance(REPORT_SECONDS)
         if not isinstance(step, Outcome):
             return {"report": json.dumps(step.to_dict()), "used": step.seconds, "score": step.score}
@@ -67,11 +72,17 @@ class TrialTrainable(tune.Trainable):
             gc.collect()
             gc.freeze()
             type(self)._frozen = True
-        self._session = TrialSession(read_spec(config["folder"]), function)
+        folder, porter = config["folder"], config.get("porter")
+        if porter is not None and self._porter is None:
+            self._porter, self._freight = porter, freight_for(porter, folder)
+        spec = read_spec(folder) if self._freight is None else self._freight.take_up(folder)
+        self._session = TrialSession(spec, function)
 
     def _end(self) -> None:
         if self._session is not None:
             self._session.abort()
+            if self._freight is not None:
+                self._freight.send(self._session.folder)
             self._session = None
             free_memory()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from automl.machine import fitting
 from automl.records import Outcome, TrialSpec
 from automl.search._driver import Driver, Listener, MakeSpec, Violations
+from automl.search._freight import Folders
+from automl.search._halving import Halving
 from automl.search.proposer import Proposer
 
 MODES = ("ray", "inprocess")
@@ -41,9 +43,11 @@ def run_search(
     resources: Mapping[str, float] | None = None,
     trial_fn: str = "automl.trial:iterate_trial",
     first_rung: float | None = None,
+    halving: Halving = Halving(),
     violations: Violations | None = None,
     listener: Listener | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    folders: Folders | None = None,
 ) -> SearchEnd:
     """Run trials of proposed candidates until the deadline, until ``should_stop``, or until none are left.
 
@@ -62,17 +66,20 @@ def run_search(
         on_result: called once per ended trial, in this thread, as soon as it ends.
         should_stop: asked five times a second.
         mode: ``ray``, or ``inprocess`` for one after another in this process.
-        ray_address: of an existing Ray cluster that sees the same files; by default a local one is started.
+        ray_address: of an existing Ray cluster; by default a local one is started.
         resources: what each trial occupies, by default one CPU; ``{"cpu": 1, "gpu": 0.5}`` puts two on a GPU.
         trial_fn: importable name of the generator function that runs a trial.
         first_rung: seconds of training after which a weak trial may be stopped by asynchronous successive halving,
             and again after twice as many, and so on (mode ``ray``). None never stops one: where a run must be
             repeatable, as the decisions depend on timing.
+        halving: its other settings.
         violations: per constraint how far an outcome is from meeting it (at most 0 where it does); by default
             ``outcome.metrics["violations"]``.
         listener: hears starts, reports and ends, for instance a :class:`automl.search.SearchDisplay`.
         scratch: folder for temporary files of Ray Tune; by default among Ray's own, which are swept up
-            even after a kill. With ``ray_address`` it must be one that all machines see.
+            even after a kill.
+        folders: with ``ray_address``, what is brought to workers that do not see this process's files; None where all
+            machines see them.
 
     Returns:
         how it ended.
@@ -118,7 +125,9 @@ def run_search(
                 ray_address,
                 dict(resources or {"cpu": 1}),
                 first_rung,
+                halving,
                 scratch,
+                folders if ray_address is not None else None,
             )
     driver.raise_errors()
     return SearchEnd(driver.interrupted, ended)
@@ -131,7 +140,9 @@ def _run_with_ray(
     ray_address: str | None,
     resources: dict[str, float],
     first_rung: float | None,
+    halving: Halving,
     scratch: str | os.PathLike[str] | None,
+    folders: Folders | None,
 ) -> None:
     from automl.search import _ray_cluster
 
@@ -148,5 +159,7 @@ def _run_with_ray(
         concurrency=concurrency,
         resources=fitting(resources, ray.cluster_resources(), concurrency),
         first_rung=first_rung,
+        halving=halving,
         scratch=Path(scratch).resolve() if scratch is not None else _ray_cluster.scratch_folder(),
+        folders=folders,
     )

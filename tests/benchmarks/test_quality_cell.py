@@ -109,8 +109,8 @@ def test_a_run_on_other_images_is_refused(spec: dict[str, Any], monkeypatch: pyt
 
 
 def test_every_method_of_the_suites_has_a_cell() -> None:
-    suites = (quality, ablation, carried, supernet)
-    assert set(_quality_cell.METHODS) == {method for suite in suites for method in suite._TITLES}
+    for suite in (quality, ablation, carried, supernet):
+        assert set(suite._TITLES) <= set(_quality_cell.METHODS)
 
 
 def test_references_without_pretrained_backbones_are_wrong_input(

@@ -136,12 +136,12 @@ def test_a_migration_is_done_or_not_begun(tmp_path: Path) -> None:
 
 def test_a_killed_rerank_leaves_the_version_before_it(tmp_path: Path) -> None:
     url, folder = default_url(tmp_path), tmp_path / "ranker"
-    filled(url, 3)
+    filled(url, 5)
     first = subprocess.run(
         [sys.executable, "-c", RERANK, url, str(folder)], capture_output=True, text=True, cwd=ROOT
     )
-    assert "version 1 is better than the catalog's order" in first.stdout, first.stderr
-    count = 72 + filled(url, 2, start=50)
+    assert "version 1 is better than the average of the history" in first.stdout, first.stderr
+    count = 120 + filled(url, 2, start=50)
     generator = random.Random(0)
     for _ in range(3):
         with started(RERANK, url, folder):

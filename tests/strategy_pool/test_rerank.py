@@ -158,7 +158,10 @@ def test_a_recipe_from_outside_that_won_is_promoted() -> None:
     assert recipe["lr"] == 0.002 and recipe["name"] == name and recipe["method"] == CATALOG[RECIPES[2]].method
 
 
-def test_what_was_promoted_stays_and_is_known_by_its_fields(tmp_path: Path) -> None:
+def test_what_was_promoted_stays_and_is_known_by_its_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strategy_pool.rerank.verdict", lambda _judged: (True, "better"))
     versions = Versions(tmp_path)
     trials, tasks = history(5)
     won = trials.index[(trials["task_id"] == "t1") & (trials["strategy"] == RECIPES[2])][0]

@@ -1,0 +1,257 @@
+"""Searchers of the field in the place of the engine's own: the same networks, recipes, trials, limits and time.
+
+Each draws from what a submit would draw from, that is networks that keep the limits on cost, at all sides, with all
+recipes of the catalog and the ranges in which their numbers may move. What they lack is what the engine adds: the first
+models on frozen features, the order of the pool, and the average of several models; the best trial on validation images
+is exported, measured and judged by the engine's own code.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automl.candidate import Candidate
+from automl.run import Run
+from strategy_pool.strategy import Strategy, search_space
+
+if TYPE_CHECKING:
+    import optuna
+
+    from automl.task import Task
+
+#: Draws after which a sampler is taken to be stuck at what was tried already, and random ones after which nothing new is
+#: expected.
+_ATTEMPTS, _RANDOM = 50, 200
+#: Share of a trial's time at which successive halving looks first, and of how many that are there one goes on
+#: (Li et al. 2020, section 5, use 4).
+_FIRST_RUNG, _FACTOR = 1 / 16, 4
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """One searcher.
+
+    Attributes:
+        title: what it is, for the table.
+        sampler: seed → Optuna's sampler.
+        brackets: of asynchronous successive halving; 0 lets every trial end.
+        frugal: whether multiply-accumulates are a second objective, to be small.
+    """
+
+    title: str
+    sampler: Callable[[int], optuna.samplers.BaseSampler]
+    brackets: int = 0
+    frugal: bool = False
+
+
+def _random(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    # As many as a budget of minutes has trials for; the default population of 50 would never breed.
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=8)
+
+
+SEARCHERS: Mapping[str, Searcher] = {
+    "random": Searcher("random search", _random),
+    "tpe": Searcher("Optuna's tree-structured Parzen estimator", _tpe),
+    "nsga2": Searcher("Optuna's NSGA-II: score against multiply-accumulates", _nsga2, frugal=True),
+    "asha": Searcher("random search with asynchronous successive halving", _random, brackets=1),
+    "hyperband": Searcher("random search with asynchronous Hyperband", _random, brackets=3),
+}
+
+
+@dataclass
+class Study:
+    """Asks an Optuna study for candidates; has the interface of :class:`automl.search.Proposer`.
+
+    Args:
+        pool: candidates without overrides that may be tried.
+        catalog: recipes by name.
+        searcher: whose sampler is asked.
+        macs: million multiply-accumulates of each (architecture, resolution, precision).
+        seed: of the sampler.
+    """
+
+    pool: Sequence[Candidate]
+    catalog: Mapping[str, Strategy]
+    searcher: Searcher
+    macs: Mapping[tuple[str, int, str], float]
+    seed: int
+    current: None = field(default=None, init=False)
+    #: As in phase 2 of a submit.
+    phase: int = field(default=2, init=False)
+    done: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        aims = [optuna.study.StudyDirection.MAXIMIZE]
+        if self.searcher.frugal:
+            aims.append(optuna.study.StudyDirection.MINIMIZE)
+        self._study = optuna.create_study(directions=aims, sampler=self.searcher.sampler(self.seed))
+        self._networks = {f"{a}@{r}/{p}": (a, r, p) for a, r, p in dict.fromkeys(c.triple for c in self.pool)}
+        self._recipes = list(dict.fromkeys(c.strategy for c in self.pool))
+        self._allowed = {(c.triple, c.strategy) for c in self.pool}
+        self._asked: dict[str, optuna.Trial] = {}
+        self._seen: set[str] = set()
+
+    def propose(self, busy: Sequence[Candidate] = (), seconds_left: float | None = None) -> Candidate | None:
+        """Give out a candidate that was not tried yet; None where none is found."""
+        own = self._study.sampler
+        try:
+            for attempt in range(_ATTEMPTS + _RANDOM):
+                if attempt == _ATTEMPTS:
+                    self._study.sampler = _random(self.seed + len(self._seen))
+                found = self._drawn()
+                if found is not None:
+                    return found
+        finally:
+            self._study.sampler = own
+        return None
+
+    def _drawn(self) -> Candidate | None:
+        """What the sampler says; None where that must not be tried, or was tried already."""
+        from optuna.trial import TrialState
+
+        trial = self._study.ask()
+        triple = self._networks[trial.suggest_categorical("network", list(self._networks))]
+        recipe = trial.suggest_categorical("recipe", self._recipes)
+        found = None
+        if (triple, recipe) in self._allowed:
+            found = Candidate(*triple, recipe, self._overrides(trial, self.catalog[recipe]))
+        if found is None or found.id in self._seen:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        self._seen.add(found.id)
+        self._asked[found.id] = trial
+        return found
+
+    def _overrides(self, trial: optuna.Trial, recipe: Strategy) -> tuple[tuple[str, Any], ...]:
+        told = recipe.to_dict()
+        values: dict[str, Any] = {}
+        for name, bounds in search_space(recipe).items():
+            key = f"{recipe.name}.{name}"
+            if isinstance(bounds, list):
+                values[name] = trial.suggest_categorical(key, bounds)
+            elif all(isinstance(end, int) for end in bounds[:2]):
+                values[name] = trial.suggest_int(key, int(bounds[0]), int(bounds[1]), log=bounds[2])
+            else:
+                values[name] = trial.suggest_float(key, bounds[0], bounds[1], log=bounds[2])
+        return tuple(sorted((name, value) for name, value in values.items() if told.get(name) != value))
+
+    def observe(
+        self,
+        candidate: Candidate,
+        score: float | None,
+        violations: Mapping[str, float] | None = None,
+        status: str = "completed",
+        *,
+        error: str | None = None,
+        epochs: int = 0,
+    ) -> None:
+        """Take in how a trial ended."""
+        from optuna.trial import TrialState
+
+        trial = self._asked.pop(candidate.id, None)
+        if trial is None:
+            return
+        if score is None or not math.isfinite(score):
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        for name, value in (violations or {}).items():
+            if math.isfinite(value):
+                trial.set_constraint(name, value)
+        self._study.tell(trial, [score, self.macs[candidate.triple]] if self.searcher.frugal else score)
+
+
+class SearcherRun(Run):
+    """A submit whose trials a searcher proposes, and whose model is its best trial."""
+
+    def run_trials(self, searcher: Searcher) -> None:
+        """Run trials until the time for them is over."""
+        from automl.machine import trial_resources
+        from automl.search import Halving, SearchDisplay, run_search
+
+        began = time.monotonic()
+        self.rounds = None
+        self.choose_images()
+        self.clock.extended = True  # nothing comes after the search but the export
+        study = Study(self.pool, self.catalog, searcher, self.macs, self.task.seed)
+        self.phases = study  # type: ignore[assignment]
+        allotment = self.clock.allotment()
+        with SearchDisplay(lambda: self.clock.final - began, quiet=self.quiet) as display:
+            end = run_search(
+                study,  # type: ignore[arg-type]
+                self._make_spec,
+                deadline=lambda: self.clock.final + 1.0,
+                concurrency=self.workers,
+                on_result=self._on_result,
+                resources=trial_resources(self.workers),
+                first_rung=_FIRST_RUNG * allotment if searcher.brackets and allotment else None,
+                halving=Halving(_FACTOR, max(1, searcher.brackets), 0),
+                violations=self._violations,
+                listener=display,
+            )
+        if end.interrupted:
+            raise KeyboardInterrupt
+        self.seconds["search"] = time.monotonic() - began
+
+    def export_best(self) -> Any:
+        """Export the trial with the best validation score of those that keep the limits on cost; its result.
+
+        Raises:
+            AutomlError: no trial left a model.
+        """
+        from automl import networks
+        from automl.finish import Finisher, preload
+
+        began = time.monotonic()
+        preload().join()
+        networks.measure_tried(self)
+        finisher = Finisher(self, began)
+        chooser = finisher.chooser
+        singles = [s for s in chooser.choices(self.task.constraints) if len(s.weights) == 1]
+        kept = [s for s in singles if s.admitted] or singles
+        scores = {spec.trial_id: outcome.usable_score or 0.0 for spec, outcome in self.finished}
+        if kept:
+            best = max((next(iter(s.weights)) for s in kept), key=lambda name: scores[name])
+            chooser.members = {best: chooser.members[best]}
+        return finisher.run(self.folder, self.task)
+
+
+def submit_with(
+    name: str, task: Task, *, out: str | os.PathLike[str], columns: dict[str, str] | None = None
+) -> Any:
+    """Submit with another searcher; arguments as for :func:`automl.engine.submit`.
+
+    Args:
+        name: of :data:`SEARCHERS`.
+        task: with a budget.
+        out: run folder.
+        columns: names of a manifest's columns.
+    """
+    from automl.engine import prepared
+
+    run = SearcherRun(task, Path(out).expanduser().resolve(), False, (), True)
+    with prepared(run, use_pool=False, columns=columns):
+        run.run_trials(SEARCHERS[name])
+        return run.export_best()

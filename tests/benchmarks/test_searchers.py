@@ -1,0 +1,110 @@
+"""Searchers of the field: what they may propose, how they are told, and one whole run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from automl.candidate import Candidate
+from automl.data import load_dataset
+from automl.task import Task
+from benchmarks import anytime
+from benchmarks.searchers import SEARCHERS, Study, submit_with
+from strategy_pool.strategy import load_catalog, search_space
+from tests.conftest import write_shapes
+
+CATALOG = load_catalog()
+RECIPES = ("knn_last", "full_plain")
+POOL = [
+    Candidate(net, 64, "fp32", recipe)
+    for net in ("a", "b")
+    for recipe in RECIPES
+    if (net, recipe) != ("b", "knn_last")
+]
+MACS = {("a", 64, "fp32"): 10.0, ("b", 64, "fp32"): 20.0}
+
+
+def study(name: str, seed: int = 0) -> Study:
+    return Study(POOL, CATALOG, SEARCHERS[name], MACS, seed)
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHERS))
+def test_proposals_are_new_allowed_and_within_the_ranges(name: str) -> None:
+    asked = study(name)
+    allowed = {(c.triple, c.strategy) for c in POOL}
+    seen = set()
+    for number in range(25):
+        candidate = asked.propose()
+        assert candidate is not None and candidate.id not in seen
+        seen.add(candidate.id)
+        assert (candidate.triple, candidate.strategy) in allowed
+        ranges = search_space(CATALOG[candidate.strategy])
+        for field, value in candidate.overrides:
+            bounds = ranges[field]
+            assert value in bounds if isinstance(bounds, list) else bounds[0] <= value <= bounds[1]
+        asked.observe(candidate, None if number % 5 == 0 else number / 25, {"size_mb<=1": -0.5}, "completed")
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHERS))
+def test_the_same_seed_proposes_the_same(name: str) -> None:
+    first, again, other = study(name), study(name), study(name, seed=1)
+    told = [[one.propose() for _ in range(5)] for one in (first, again, other)]
+    assert told[0] == told[1] != told[2]
+
+
+def test_the_estimator_comes_back_to_what_was_good() -> None:
+    asked = study("tpe")
+    good = 0
+    for number in range(60):
+        candidate = asked.propose()
+        assert candidate is not None
+        asked.observe(candidate, float(candidate.architecture == "b"))
+        good += candidate.architecture == "b" and number >= 30
+    assert good > 20
+
+
+def test_what_was_never_asked_for_or_has_no_score_does_no_harm() -> None:
+    asked = study("nsga2")
+    asked.observe(POOL[0], 0.5)
+    candidate = asked.propose()
+    assert candidate is not None
+    asked.observe(candidate, float("nan"), {}, "failed", error="it fell over")
+    assert asked.propose() is not None
+
+
+def test_a_small_space_is_exhausted() -> None:
+    only = [Candidate("a", 64, "fp32", "knn_last")]
+    asked = Study(only, CATALOG, SEARCHERS["random"], MACS, 0)
+    found = [asked.propose() for _ in range(30)]
+    assert found[0] is not None and found[-1] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["random", "hyperband", "nsga2"])
+def test_a_run_exports_its_best_trial_and_tells_its_course(name: str, tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=15)
+    task = Task.make(
+        data, constraints=["size_mb<=2"], budget="20s", backbones=["small_cnn_xs", "small_cnn_s"], seed=0
+    )
+    result = submit_with(name, task, out=tmp_path / "run")
+    told = result.to_dict()
+    assert told["status"] == "ok" and len(told["members"]) == 1
+    dataset = load_dataset(data, seed=0)
+    course = anytime.told(tmp_path / "run", dataset, 0.0, told, 20.0)
+    searched = [one for one in course["trials"] if one["purpose"] == "search" and one["score"] is not None]
+    best = max(one["score"] for one in searched)
+    chosen = next(one for one in course["trials"] if one["trial_id"] == told["members"][0]["trial"])
+    assert chosen["score"] == best
+    assert course["curve"][-2][1] == best and course["curve"][-1][0] == 20.0
+    validation = [point[1] for point in course["curve"][:-1]]
+    assert validation == sorted(validation)
+    with np.load(tmp_path / "run" / "search" / "test_scores.npz") as scores:
+        recalls = [
+            float((scores["predicted"][scores["labels"] == c] == c).mean())
+            for c in np.unique(scores["labels"])
+        ]
+    assert course["curve"][-1][2] == pytest.approx(np.mean(recalls))
+    json.dumps(course)
