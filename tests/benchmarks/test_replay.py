@@ -478,12 +478,21 @@ def test_the_first_rung_is_that_of_a_submit_of_the_same_time() -> None:
 
 
 @pytest.mark.slow
-def test_the_history_beats_chance_on_recorded_fine_tunings(shared: Path, tmp_path: Path) -> None:
+def test_what_was_learned_beats_chance_on_recorded_fine_tunings(shared: Path, tmp_path: Path) -> None:
     folder = shared / "meta" / "quicktune_extended"
     if not folder.is_dir():
         pytest.skip("the recorded fine-tunings are not here")
     files = ["--table", str(folder / "trials.parquet"), "--curves", str(folder / "curves.parquet")]
-    asked = ["--methods", "history_average,random", "--searches", "52", "--by", "group", "--processes", "1"]
+    asked = [
+        "--methods",
+        "lightgbm_regression,random",
+        "--searches",
+        "52",
+        "--by",
+        "group",
+        "--processes",
+        "1",
+    ]
     assert replay.run([*files, *asked, "--results", str(tmp_path)]) == 0
     found = figures(tmp_path)
     assert (found["tasks"], found["trials"], found["searches"]) == (26, 4665, 52)
