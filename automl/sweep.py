@@ -109,8 +109,8 @@ class _Given:
     def observe(
         self, candidate: Candidate, *_told: object, error: str | None = None, **_more: object
     ) -> None:
-        """Nothing follows from what a trial found; one that died with its worker comes once more."""
-        if error == WORKER_DIED and candidate.id not in self.lost:
+        """Nothing follows from what a trial found; one that was lost with its worker comes once more."""
+        if error in (WORKER_DIED, INTERRUPTED) and candidate.id not in self.lost:
             self.lost.add(candidate.id)
             self.waiting.insert(0, candidate)
 

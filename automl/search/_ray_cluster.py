@@ -130,6 +130,8 @@ def _start(cpus: int, gpus: int | None, ray_address: str | None, preload: tuple[
     try:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        if ray_address is not None:
+            _show_token()
         import ray
 
         if not ray.is_initialized():
@@ -147,6 +149,17 @@ def _start(cpus: int, gpus: int | None, ray_address: str | None, preload: tuple[
     if _cluster.error is None:
         # The kernel ends Ray's processes when the thread that started them does, so this one stays.
         _cluster.leave.wait()
+
+
+def _show_token() -> None:
+    """Let Ray show its token, where there is one, to a cluster that it joins.
+
+    A cluster that ``ray start`` makes asks for it wherever one exists; a process that joins one finds that out only once
+    its own settings are read.
+    """
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if os.environ.get("RAY_AUTH_TOKEN") or path.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _start_local(ray: Any, cpus: int, gpus: int | None, preload: tuple[str, ...]) -> None:

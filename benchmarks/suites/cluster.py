@@ -11,11 +11,13 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ _BEFORE = 3
 #: Workers for which it is told what they would take.
 _MANY = (10, 100, 1000)
 _PATIENCE = 1800.0
+_HERE = "--node-ip-address=127.0.0.1"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -71,22 +74,43 @@ class Nodes:
     count: int
     hidden: Sequence[Path]
     apart: bool = field(default=False, init=False)
+    address: str = field(default="", init=False)
+    environment: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _scratch: str | None = field(default=None, init=False)
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list, init=False)
 
     def __enter__(self) -> Nodes:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        self._scratch = tempfile.mkdtemp(
+            prefix="amlc-", dir="/tmp" if len(tempfile.gettempdir()) > 12 else None
+        )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
         self.apart = _can_hide()
+        # Only who has this token may join.
+        self.environment = {
+            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }  # fmt: skip
         try:
-            self._start("head", ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"])
-            _wait(self.address, 0)
+            self._start(
+                "head",
+                [
+                    "--head",
+                    f"--port={port}",
+                    "--num-cpus=0",
+                    "--include-dashboard=false",
+                    _HERE,
+                    f"--temp-dir={self._scratch}",
+                ],
+            )
+            self._wait(0)
             for number in range(self.count):
-                self._start(f"node-{number}", [f"--address={self.address}", "--num-cpus=1"])
-            _wait(self.address, self.count)
+                self._start(f"node-{number}", [f"--address={self.address}", "--num-cpus=1", _HERE])
+            self._wait(self.count)
         except BaseException:
             self.__exit__()
             raise
@@ -98,7 +122,7 @@ class Nodes:
         home = self.folder / name
         home.mkdir()
         command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--block"]
-        environment = {**os.environ, "AUTOML_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = {**self.environment, "AUTOML_HOME": str(home)}
         if name != "head":
             environment[ALWAYS] = "1"
             if self.apart:
@@ -116,25 +140,65 @@ class Nodes:
                 )
             )
 
+    def _wait(self, cores: int, seconds: float = 60.0) -> None:
+        """Until so many cores have joined.
+
+        Raises:
+            RuntimeError: they do not.
+        """
+        code = (
+            f"import ray; ray.init('{self.address}', logging_level='error', log_to_driver=False); "
+            "print(int(ray.cluster_resources().get('CPU', 0)))"
+        )
+        until, said = time.monotonic() + seconds, "nothing was said"
+        while time.monotonic() < until:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                capture_output=True,
+                text=True,
+                check=False,
+                env=self.environment,
+            )
+            said = (done.stdout.strip() or done.stderr.strip() or said).splitlines()[-1]
+            if done.returncode == 0 and said.isdigit() and int(said) >= cores:
+                return
+            time.sleep(1.0)
+        raise RuntimeError(f"the nodes did not start: {said} (see {self.folder})")
+
     def kill(self, number: int) -> None:
         """kill -9 a node with all its processes."""
-        _kill(self._processes[1 + number].pid)
+        _kill(self.folder / f"node-{number}", self._processes[1 + number].pid)
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._processes):
-            _kill(process.pid)
+        names = ["head", *(f"node-{number}" for number in range(self.count))]
+        for name, process in reversed(list(zip(names, self._processes, strict=False))):
+            _kill(self.folder / name, process.pid)
             process.wait()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
         self._processes.clear()
 
 
-def _kill(pid: int) -> None:
+def _kill(home: Path, leader: int) -> None:
+    """kill -9 all processes of a node; Ray lets some leave the family of the one that started them.
+
+    Args:
+        home: of the node, which is in the environment of each, so far as it is not written over by a title.
+        leader: of its session.
+    """
     import psutil
 
-    with contextlib.suppress(psutil.NoSuchProcess):
-        top = psutil.Process(pid)
-        for process in [*top.children(recursive=True), top]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+    found: dict[int, psutil.Process] = {}
+    with contextlib.suppress(psutil.Error):
+        first = psutil.Process(leader)
+        found = {process.pid: process for process in (first, *first.children(recursive=True))}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == leader or process.environ().get("AUTOML_HOME") == str(home):
+                found[process.pid] = process
+    for process in found.values():
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
 
 
 def _can_hide() -> bool:
@@ -143,28 +207,6 @@ def _can_hide() -> bool:
         return False
     done = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
     return done.returncode == 0
-
-
-def _wait(address: str, nodes: int, seconds: float = 60.0) -> None:
-    """Until so many nodes with a core have joined.
-
-    Raises:
-        RuntimeError: they do not.
-    """
-    code = (
-        f"import ray; ray.init('{address}', logging_level='error', log_to_driver=False); "
-        "print(int(ray.cluster_resources().get('CPU', 0)))"
-    )
-    until = time.monotonic() + seconds
-    said = ""
-    while time.monotonic() < until:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        lines = (done.stdout.strip() or done.stderr.strip() or "nothing was said").splitlines()
-        said = lines[-1]
-        if done.returncode == 0 and said.isdigit() and int(said) >= nodes:
-            return
-        time.sleep(1.0)
-    raise RuntimeError(f"the nodes did not start: {said}")
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -210,7 +252,7 @@ def _sweep(options: argparse.Namespace, data: Path, folder: Path, *, kill: int |
     }  # fmt: skip
     with Nodes(folder / "nodes", options.nodes, [driver]) as nodes:
         began = time.monotonic()
-        environment = {**os.environ, "AUTOML_HOME": str(home)}
+        environment = {**nodes.environment, "AUTOML_HOME": str(home)}
         command = [sys.executable, "-m", f"{__name__.rpartition('.')[0]}._cluster_part"]
         with open(folder / "log.txt", "wb") as log:
             process = subprocess.Popen(

@@ -64,7 +64,8 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_killed_node_loses_no_finished_trial(tmp_path: Path) -> None:
     code = cluster.run(
         [
-            "--data", "built-in:few-digits", "--candidates", "6", "--seconds", "5", "--backbone", "small_cnn_xs",
+            "--data", "built-in:few-digits", "--candidates", "8", "--seconds", "5", "--backbone", "small_cnn_xs",
+            "--backbone", "small_cnn_s",
             "--results", str(tmp_path / "results"), "--work", str(tmp_path / "work"),
         ]
     )  # fmt: skip
