@@ -110,7 +110,7 @@ class Nodes:
             self._wait(0)
             for number in range(self.count):
                 self._start(f"node-{number}", [f"--address={self.address}", "--num-cpus=1", _HERE])
-            self._wait(self.count)
+                self._wait(number + 1)  # two that start at once may choose the same ports
         except BaseException:
             self.__exit__()
             raise
