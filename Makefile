@@ -53,7 +53,7 @@ test-all: $(STAMP) ## all tests
 bench: $(STAMP) ## a benchmark: make bench SUITE=quality ARGS="--data …"; without SUITE, what there is
 	$(BIN)/automl bench $(if $(SUITE),$(SUITE) $(ARGS),--help)
 
-bench-check: $(STAMP) ## the quick suite again, held against its committed table
+bench-check: $(STAMP) ## the quick suite again, held against its earlier table
 	$(BIN)/python -m benchmarks.check
 
 lint: $(STAMP) ## style, types, and which room may import which

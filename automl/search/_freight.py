@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,6 +58,11 @@ class Porter:
     def __init__(self, readable: Sequence[str], writable: str) -> None:
         self._readable = [Path(folder).resolve() for folder in (*readable, writable)]
         self._writable = Path(writable).resolve()
+        self._name = uuid.uuid4().hex
+
+    def name(self) -> str:
+        """Of this porter alone: a run that has the same paths later on brings its own files."""
+        return self._name
 
     def listing(self, folder: str) -> list[tuple[str, int]]:
         """Relative path and bytes of every file below a folder.
@@ -262,4 +268,4 @@ def freight_for(porter: Any, folder: str) -> Freight | None:
         except ray.exceptions.RayActorError as error:
             raise AutomlError(f"the node of the driver cannot be reached: {error}") from error
 
-    return Freight(call, cache_folder("freight"))
+    return Freight(call, cache_folder("freight") / call("name"))

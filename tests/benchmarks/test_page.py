@@ -245,7 +245,7 @@ class _Checked(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
+        """It opens nothing that would have to be closed."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open and self.open.pop() == tag

@@ -151,6 +151,11 @@ def test_nothing_outside_the_folders_is_read_or_written(
     assert (there.folder / "secret").read_text() == "secret"
 
 
+def test_another_run_with_the_same_paths_has_another_name(there: There) -> None:
+    other = Porter([], str(there.folder / "trials"))
+    assert there.porter.name() == there.porter.name() != other.name()
+
+
 def test_a_link_out_of_a_folder_is_not_followed(there: There) -> None:
     (there.folder / "secret").write_text("secret")
     (there.folder / "trials" / "link").symlink_to(there.folder / "secret")
