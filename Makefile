@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all bench bench-check lint format clean
+.PHONY: help venv demo test test-all bench bench-check peers front lint format clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -55,6 +55,12 @@ bench: $(STAMP) ## a benchmark: make bench SUITE=quality ARGS="--data …"; with
 
 bench-check: $(STAMP) ## the quick suite again, held against its earlier table
 	$(BIN)/python -m benchmarks.check
+
+peers: $(STAMP) ## install other engines to compare with: make peers ARGS=autogluon; without ARGS, which there are
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+front: $(STAMP) ## the README's front table and its picture, from the committed tables
+	$(BIN)/python -m benchmarks.front $(ARGS)
 
 lint: $(STAMP) ## style, types, and which room may import which
 	$(BIN)/ruff check .

@@ -80,15 +80,11 @@ def load_result(run_folder: str | os.PathLike[str]) -> Any:
 
 
 def new_run_folder(data: str | os.PathLike[str]) -> str:
-    """A run folder that does not exist yet: ``automl-runs/NAME-DATE-TIME``."""
+    """Name of a run folder that does not exist yet: ``automl-runs/NAME-DATE-TIME-XXXX``, the end by chance."""
+    import secrets
     import time
     from pathlib import Path
 
     path = Path(data).resolve()
     name = path.stem if path.is_file() else path.name
-    base = Path("automl-runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number, folder = 1, base
-    while folder.exists():
-        number += 1
-        folder = base.with_name(f"{base.name}-{number}")
-    return str(folder)
+    return str(Path("automl-runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")

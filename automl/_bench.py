@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from search_spaces.counts import COUNTED_SIDE, count_macs, look_up
 _FORMAT = 1
 #: Seconds to wait at most, before the first measurement, until other programs use fewer cores than this.
 _PATIENCE, _CALM = 10.0, 0.5
+#: Name of the folders of files that are timed, and seconds after which nobody works on one any more.
+_SCRATCH, _ABANDONED = "export-", 3600.0
 _KEYS = ("size_mb", "latency_ms", "latency_p95_ms", "memory_mb", "low")
 
 
@@ -44,6 +47,7 @@ class Bench:
         self.classes = classes
         self._learn = learn
         self.timer = Timer(device, steadiness(cache, device))
+        _sweep(self.folder)
         self._models: dict[str, Any] = {}
         self.waited: float | None = None
 
@@ -85,7 +89,7 @@ class Bench:
 
         if backbone.name not in self._models:
             self._models = {backbone.name: untrained(backbone, self.classes)}
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="export-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=_SCRATCH) as scratch:
             file = Path(scratch) / "untrained.onnx"
             info = export_onnx(self._models[backbone.name], side, file, precision=precision)
             learning = self._learn and not self.timer.steadiness.known
@@ -163,6 +167,14 @@ def _remember(path: Path, found: dict[str, Any]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.part")
     temporary.write_text(json.dumps(found), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the files of processes that were killed while they measured."""
+    for left in folder.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _wait_until_calm() -> float:

@@ -107,12 +107,19 @@ class Subnets:
         self._timer.__exit__(kind, error, trace)
 
     def measured(self) -> list[tuple[dict[str, int], dict[str, float]]]:
-        """Return all subnets that were ever measured on the device, with their costs; latencies are those of a slow moment."""
+        """Return all subnets that were ever measured on the device, with their costs.
+
+        Latencies are those of a slow moment; ``latency_median_ms`` is what was measured.
+        """
         factor = self._timer.steadiness.factor
         return [
             (
                 self.codes.subnet(self.codes.row(code)),
-                {**cost, "latency_ms": max(cost["latency_ms"], cost["low"] * factor)},
+                {
+                    **cost,
+                    "latency_ms": max(cost["latency_ms"], cost["low"] * factor),
+                    "latency_median_ms": cost["latency_ms"],
+                },
             )
             for code, cost in self._notes.items()
         ]

@@ -26,6 +26,13 @@ FORMAT = 1
 LEAST = 5
 
 
+def cores() -> int:
+    """Processors that this process may use, which on a shared machine are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Net:
     """A network of the kit.
@@ -128,10 +135,10 @@ class Device:
                 f"device '{text}' is not known{hint} use cpu:1 (one thread), cpu:2, …, cuda:0, or the device.json of a kit"
             )
         number = int(match[2]) if match[2] is not None else (1 if match[1] == "cpu" else 0)
-        cores = os.cpu_count() or 1
-        if match[1] == "cpu" and not 1 <= number <= cores:
+        most = cores()
+        if match[1] == "cpu" and not 1 <= number <= most:
             raise InputError(
-                f"device '{text}': this machine has {cores} cores, so cpu:1 to cpu:{cores} can be measured"
+                f"device '{text}': this machine has {most} cores for this process, so cpu:1 to cpu:{most} can be measured"
             )
         return cls(match[1], number)
 

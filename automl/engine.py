@@ -12,10 +12,11 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from automl.aside import Aside
+from automl.device import cores
 from automl.errors import InputError
 from automl.machine import require_runtime, trial_resources
 from automl.run import Run
-from automl.task import EXPLORE_SHARE, Constraint, Task
+from automl.task import EXPLORE_SHARE, Constraint, Task, check_measurable
 
 #: Seconds that the start of Ray waits at most for the list of images.
 _WAIT_FOR_LIST = 0.5
@@ -85,7 +86,9 @@ def prepared(
     """Everything that comes before the trials of a run and, at the end, after it; arguments as for :func:`submit`."""
     task = run.task
     require_runtime(task.device)
-    run.workers = workers or max(1, os.cpu_count() or 1)
+    for limits in run.limits:
+        check_measurable(task.device, limits)
+    run.workers = workers or cores()
     if task.max_trials is not None and workers is None:
         run.workers = min(run.workers, 2)
     run.open()
@@ -98,8 +101,8 @@ def prepared(
             from automl.search import prestart
 
             each = trial_resources(run.workers)
-            cores = round(run.workers * each["cpu"])
-            prestart(cores, gpus=None if "gpu" in each else 0, ray_address=ray_address)
+            together = round(run.workers * each["cpu"])
+            prestart(together, gpus=None if "gpu" in each else 0, ray_address=ray_address)
 
     # What is wrong with a source mostly shows at once, and then nothing was started; a long list is read meanwhile.
     soon = threading.Timer(_WAIT_FOR_LIST, start)
@@ -127,7 +130,7 @@ def prepared(
             soon.join()
         run.close()
         one_thread.restore_original_limits()
-        if not in_process and ray_address is None:
+        if not in_process:
             from automl.search import shutdown
 
             shutdown()
@@ -147,6 +150,7 @@ def rank_task(
     """
     import tempfile
 
+    require_runtime(task.device)
     with tempfile.TemporaryDirectory(prefix="automl-rank-") as scratch:
         run = Run(task, Path(scratch), False, (), quiet)
         (Path(scratch) / "search").mkdir()

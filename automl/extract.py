@@ -22,7 +22,7 @@ from automl.errors import AutomlError, InputError
 from automl.home import require_writable
 from automl.machine import require_runtime
 from automl.predict import LABELS_FILE, MODEL_FILE
-from automl.task import Constraint, check_constraints
+from automl.task import Constraint, check_constraints, check_measurable
 from search_spaces.carried import WEIGHTS
 from search_spaces.predict import TableError
 from search_spaces.stored import RESOLUTION, Stored, StoredError, load
@@ -126,6 +126,7 @@ def extract(
             )
     where = Device.parse(device)
     where.check_present()
+    check_measurable(where, limits)
     require_runtime(where)
     if top < 1:
         raise InputError(f"--top is {top}; it is at least 1")

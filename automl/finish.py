@@ -70,6 +70,8 @@ class Finisher:
     def run(self, folder: Path, task: Task) -> Any:
         """Finish one set of limits in ``folder`` and return its :class:`automl.result.Result`.
 
+        What an earlier finish left stays whole until all that takes time is done.
+
         Raises:
             AutomlError: no trial left a model.
         """
@@ -94,13 +96,13 @@ class Finisher:
                 + (f" ({errors[0]})" if errors else "; a larger --budget gives the first one time to end")
             )
         self.submit.say("exporting and measuring")
-        selection, point, info, latency, passed = self._export(choices, limits, folder, task)
+        exported, selection, point, info, latency, passed = self._export(choices, limits, folder, task)
         if not latency.calm:
             self.submit.notes.append(
                 "other programs used the processor while the latency was measured, so it may be better than it looks"
             )
         costs = measured_costs(info, latency)
-        scored = self._score(folder, selection, point)
+        scored = self._score(exported, folder, selection, point)
         spread = {"latency_ms_low": latency.low_ms, "latency_ms_high": latency.high_ms}
         rows = checks.check(
             list(limits),
@@ -113,6 +115,7 @@ class Finisher:
         lead = max(selection.weights, key=lambda name: selection.weights[name])
         spec = self.by_id[lead][0]
         frame = self._trials(limits)
+        self._replace(folder, exported, selection, point)
         frame.to_parquet(folder / "trials.parquet")
         search = [o for s, o in self.submit.finished if s.purpose == "search"]
         _write_json(
@@ -188,11 +191,12 @@ class Finisher:
 
     def _export(
         self, choices: Sequence[Selection], limits: Sequence[Constraint], folder: Path, task: Task
-    ) -> tuple[Selection, Any, Any, Any, int]:
+    ) -> tuple[Path, Selection, Any, Any, Any, int]:
         """Export choices in order until one keeps its limits; otherwise the one that comes closest.
 
         Returns:
-            the choice, its operating point, what was exported, its latency, and how many choices it was preferred to.
+            the file, the choice, its operating point, what was exported, its latency, and how many choices it was
+            preferred to.
         """
         from automl._bench import steadiness
         from automl.evaluation.latency import measure_latency
@@ -237,10 +241,10 @@ class Finisher:
         if best is None:
             raise AutomlError(f"nothing could be exported: {failure}")
         _, number, chosen = best
-        (folder / "search" / f"export-{number}.onnx").replace(folder / "model.onnx")
-        for left in (folder / "search").glob("export-*.onnx"):
+        exported = folder / "search" / f"export-{number}.onnx"
+        for left in set((folder / "search").glob("export-*.onnx")) - {exported}:
             left.unlink()
-        return *chosen, number
+        return exported, *chosen, number
 
     def _named(self, selection: Selection) -> str:
         return " + ".join(self.by_id[name][0].candidate.id for name in selection.weights)
@@ -282,7 +286,7 @@ class Finisher:
 
     # --- scores -----------------------------------------------------------------------------------
 
-    def _score(self, folder: Path, selection: Selection, point: Any) -> dict[str, Any]:
+    def _score(self, exported: Path, folder: Path, selection: Selection, point: Any) -> dict[str, Any]:
         """Metrics on validation scores and, through the file itself, on the test images."""
         from automl.data import proportional_order
         from automl.evaluation import metrics, operating_point
@@ -305,7 +309,7 @@ class Finisher:
         order = proportional_order(labels[test], self.dataset.seed)
         threads = max(1, self.submit.workers)
         got, label = run_onnx(
-            folder / "model.onnx",
+            exported,
             self.dataset.images(side, once=True),
             test[order],
             threads=threads,
@@ -322,6 +326,18 @@ class Finisher:
             self.submit.say(f"  {notes[-1]}")
         _save_scores(folder / "search" / "test_scores.npz", test, labels[test], got, label)
         found["test"] = metrics.evaluate_all(labels[test], got, label, names, groups[test])
+        return {"metrics": found, "notes": notes}
+
+    def _replace(self, folder: Path, exported: Path, selection: Selection, point: Any) -> None:
+        """Put the new model in the place of what an earlier finish left; without ``result.json`` there is no result."""
+        left = ["result.json", "MODEL_CARD.md", "report.html"]
+        if folder == self.submit.folder and not self.submit.limits:
+            left.append("limits.json")
+        for name in left:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        exported.replace(folder / "model.onnx")
+        side = max(self.by_id[name][0].candidate.resolution for name in selection.weights)
         resize = [
             int(self.dataset.size),
             *(s for s in self.dataset.resize_chain(side) if s != self.dataset.size),
@@ -330,7 +346,7 @@ class Finisher:
             folder / "labels.json",
             {
                 "schema_version": 1,
-                "classes": names,
+                "classes": list(self.dataset.class_names),
                 "resize": resize,
                 "input": "images",
                 "outputs": ["probabilities", "label"],
@@ -343,7 +359,6 @@ class Finisher:
             target.mkdir(parents=True, exist_ok=True)
             for file in ("model.safetensors", "model.json"):
                 shutil.copyfile(self._folder(name) / file, target / file)
-        return {"metrics": found, "notes": notes}
 
     def _trials(self, limits: Sequence[Constraint]) -> pd.DataFrame:
         rows = []
@@ -411,12 +426,13 @@ class Finisher:
     @staticmethod
     def _needs(rows: Sequence[Mapping[str, Any]]) -> str:
         missed = [row for row in rows if not row["satisfied"]]
-        parts = [f"{row['expression']} (measured {row['measured']:.4g})" for row in missed]
-        return (
-            "The closest model misses "
-            + " and ".join(parts)
-            + "; it would do with these limits at the measured values."
-        )
+        known = [row for row in missed if not math.isnan(row["measured"])]
+        parts = [f"{row['expression']} (measured {row['measured']:.4g})" for row in known]
+        lines = [f"No test image tells of {row['expression']}." for row in missed if row not in known]
+        if parts:
+            misses = f"The closest model misses {' and '.join(parts)}; it would do with these limits at the measured values."
+            lines.insert(0, misses)
+        return " ".join(lines)
 
     def index(self, results: Sequence[Any]) -> None:
         """Write ``limits.json``: which folder answers which set of limits."""

@@ -15,19 +15,20 @@ from automl.records import Outcome, TrialSpec
 
 
 def trial_row(
-    task_id: str, run: str, spec: TrialSpec, outcome: Outcome, source: str, dataset: Any
+    task_id: str, run_id: str, spec: TrialSpec, outcome: Outcome, *, run: str, source: str, dataset: Any
 ) -> dict[str, Any]:
     """Fields for :meth:`strategy_pool.history.History.add_trial`; the uid is the same however often it is asked.
 
     Args:
-        task_id, run: where the trial belongs.
+        task_id, run_id: where the trial belongs.
         spec, outcome: of the trial.
+        run: name of the run for people.
         source: ``pool``, ``search``, ``refit`` or ``supernet``.
         dataset: for the labels that go with the scores.
     """
     candidate = spec.candidate
     return {
-        "uid": f"{task_id}/{Path(spec.folder).parents[2].as_posix()}/{spec.trial_id}",
+        "uid": f"{task_id}/{run_id}/{spec.trial_id}",
         "task_id": task_id,
         "run": run,
         "trial_id": spec.trial_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Annotated, Any
 
@@ -100,6 +101,7 @@ def evaluate(
     from search_spaces.predict import TableError, feature_columns
 
     frame = _read(table)
+    frame.columns = frame.columns.map(str)
     for name in [target, *without]:
         if name not in frame.columns:
             raise InputError(f"{table} has no column '{name}'{did_you_mean(name, [str(c) for c in frame])}")
@@ -116,12 +118,13 @@ def evaluate(
         raise InputError(f"{table}: {error}") from None
     told = summary(runs, count, len(frame) - count)
     spread = "" if told["mape"]["se"] is None else f" ± {told['mape']['se']:.2%}"
+    order = told["kendall_tau"]
     print(
         f"{told['n_train']} rows learned from, {told['n_test']} judged, {seeds} seeds; model: {told['model']}"
     )
     print(
         f"mean absolute error {told['mape']['mean']:.2%}{spread}; within 5 %: {told['within_5']:.1%}; "
-        f"within 10 %: {told['within_10']:.1%}; Kendall τ {told['kendall_tau']:.3f}; "
+        f"within 10 %: {told['within_10']:.1%}; Kendall τ {'unknown' if order is None else f'{order:.3f}'}; "
         f"below the 95 % bound: {told['below_bound']:.1%}"
     )
     if as_json:
@@ -138,7 +141,8 @@ def judge(frame: Any, latency: Any, count: int, seed: int) -> dict[str, Any]:
         seed: of the draw.
 
     Returns:
-        ``model``, and ``mape``, ``within_5``, ``within_10``, ``below_bound`` (fractions) and ``kendall_tau``.
+        ``model``, and ``mape``, ``within_5``, ``within_10``, ``below_bound`` (fractions) and ``kendall_tau`` (None where
+        all latencies are equal, or one row is judged).
 
     Raises:
         TableError: the rows cannot be learned from.
@@ -160,7 +164,7 @@ def judge(frame: Any, latency: Any, count: int, seed: int) -> dict[str, Any]:
         "within_5": float((missed <= 0.05).mean()),
         "within_10": float((missed <= 0.1).mean()),
         "below_bound": float((latency[judged] <= predictor.upper(rows)).mean()),
-        "kendall_tau": float(kendalltau(predicted, latency[judged]).statistic),
+        "kendall_tau": _known(float(kendalltau(predicted, latency[judged]).statistic)),
     }
 
 
@@ -170,10 +174,11 @@ def summary(runs: list[dict[str, Any]], train: int, test: int) -> dict[str, Any]
 
     each = np.array([run["mape"] for run in runs])
     error = None if len(runs) < 2 else float(each.std(ddof=1) / np.sqrt(len(runs)))
-    means = {
-        name: float(np.mean([run[name] for run in runs]))
-        for name in ("within_5", "within_10", "kendall_tau", "below_bound")
+    means: dict[str, float | None] = {
+        name: float(np.mean([run[name] for run in runs])) for name in ("within_5", "within_10", "below_bound")
     }
+    orders = [run["kendall_tau"] for run in runs if run["kendall_tau"] is not None]
+    means["kendall_tau"] = float(np.mean(orders)) if orders else None
     models = [run["model"] for run in runs]
     chosen = max(sorted(set(models)), key=models.count)
     return {
@@ -189,6 +194,10 @@ def _read(path: str) -> Any:
         return read_frame(path, "latency table")
     except TableError as error:
         raise InputError(str(error)) from None
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _numbers(frame: Any, name: str) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from automl.device import cores
 from automl.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,17 +60,18 @@ def require_runtime(device: Device) -> None:
         )
 
 
-def trial_resources(workers: int, cores: int | None = None, found: int | None = None) -> dict[str, float]:
+def trial_resources(
+    workers: int, processors: int | None = None, found: int | None = None
+) -> dict[str, float]:
     """What Ray sets aside for one of so many trials at a time: cores, and a share of a GPU where there is one.
 
     Args:
         workers: trials at a time.
-        cores: processors, by default this machine's.
+        processors: how many, by default those of this machine that may be used.
         found: GPUs, by default this machine's.
     """
-    cores = cores if cores is not None else os.cpu_count() or 1
     found = found if found is not None else gpus()
-    share: dict[str, float] = {"cpu": max(1, cores // workers)}
+    share: dict[str, float] = {"cpu": max(1, (processors if processors is not None else cores()) // workers)}
     if not found:
         return share
     # So many trials share one GPU; Ray counts in ten-thousandths.
@@ -77,17 +79,38 @@ def trial_resources(workers: int, cores: int | None = None, found: int | None = 
     return {**share, "gpu": math.floor(1e4 / each) / 1e4}
 
 
-def fitting(resources: Mapping[str, float], there: Mapping[str, float], workers: int) -> dict[str, float]:
+def fitting(
+    resources: Mapping[str, float], machines: Sequence[Mapping[str, float]], workers: int
+) -> dict[str, float]:
     """The resources of a trial, cut down to what a cluster has: a trial that asks for more would wait for ever.
 
     Args:
         resources: of one trial, ``cpu`` and ``gpu``.
-        there: of the whole cluster, as Ray tells them: ``CPU`` and ``GPU``.
+        machines: of each machine of the cluster, as Ray tells them: ``CPU`` and ``GPU``.
         workers: trials at a time.
     """
-    most = trial_resources(workers, int(there.get("CPU", 1)), int(there.get("GPU", 0)))
+    together = {name: sum(int(one.get(name, 0)) for one in machines) for name in ("CPU", "GPU")}
+    most = trial_resources(workers, together["CPU"] or 1, together["GPU"])
+    # A trial runs on one machine.
+    largest = {name.lower(): max((one.get(name, 0) for one in machines), default=0) for name in together}
     return {
-        name: min(amount, most[name]) if name in most else amount
+        name: min(amount, most[name], max(largest[name], 1) if name == "cpu" else largest[name])
+        if name in most
+        else amount
         for name, amount in resources.items()
         if name != "gpu" or "gpu" in most
     }
+
+
+def places(resources: Mapping[str, float], machines: Sequence[Mapping[str, float]]) -> int:
+    """How many trials machines hold at a time.
+
+    Args:
+        resources: of one trial, as Ray tells them: ``CPU`` and ``GPU``.
+        machines: of each machine.
+    """
+    asked = {name: amount for name, amount in resources.items() if amount > 0}
+    return sum(
+        min((int(one.get(name, 0) / amount + 1e-6) for name, amount in asked.items()), default=0)
+        for one in machines
+    )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +14,13 @@ from typing import Any
 from automl import supernets
 from automl.aside import Aside
 from automl.candidate import Candidate
+from automl.device import cores
 from automl.errors import AutomlError, InputError
 from automl.machine import trial_resources
 from automl.plan import LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
-from automl.run_folder import brought_folders, changed_limits, require_free, told_sets
-from automl.task import Constraint, Task, check_class_names, read_task
+from automl.run_folder import RunFolder, brought_folders, changed_limits, told_sets
+from automl.task import Constraint, Task, check_class_names
 from automl.ticker import Ticker
 from strategy_pool.strategy import FROZEN_METHODS
 
@@ -43,7 +42,7 @@ class Run:
         self.history: Any = None
         self.interrupted = False
         self.begun: dict[str, Any] = {}
-        self.made: list[Path] = []
+        self.held: RunFolder | None = None
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.aside: Aside | None = None
@@ -57,19 +56,11 @@ class Run:
         Raises:
             InputError: the folder cannot be used.
         """
-        from automl.home import require_writable
-
-        search = self.folder / "search"
-        if self.resume:
-            self.begun = read_task(search / "task.json", self.folder)
-            if changed_limits(self.begun, self.task, self.limits):
-                self.say("the limits are others than those that the run began with; these are kept now")
-        else:
-            require_free(self.folder, Path(self.task.data))
-            self.made = [path for path in (search, self.folder) if not path.exists()]
-            require_writable(self.folder, "--out")
-        search.mkdir(parents=True, exist_ok=True)
-        used = search / "clock.json"
+        self.held = RunFolder(self.folder, Path(self.task.data), self.resume)
+        self.begun = self.held.begun
+        if self.begun and changed_limits(self.begun, self.task, self.limits):
+            self.say("the limits are others than those that the run began with; these are kept now")
+        used = self.folder / "search" / "clock.json"
         if self.resume and used.exists():
             self.clock.began -= min(
                 float(json.loads(used.read_text())["used"]), 0.9 * self.task.budget.seconds
@@ -81,12 +72,8 @@ class Run:
 
     def undo(self) -> None:
         """Remove what :meth:`open` made: the submit is refused, and nothing was tried yet."""
-        for path in self.made:
-            if path == self.folder:
-                with contextlib.suppress(OSError):
-                    path.rmdir()
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+        if self.held is not None:
+            self.held.undo()
 
     def say(self, text: str) -> None:
         """Tell the user something, on standard error."""
@@ -97,6 +84,13 @@ class Run:
         """Give back what is held open."""
         if self.history is not None:
             self.history.close()
+        if self.held is not None:
+            self.held.close()
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run's trials from those of another one in the history."""
+        return self.held.run_id if self.held is not None else ""
 
     # --- data, backbones, feasibility, pool -------------------------------------------------------
 
@@ -144,6 +138,7 @@ class Run:
                 "limits": told_sets(self.limits),
                 "columns": columns,
                 "fingerprint": self.dataset.fingerprint,
+                "run_id": self.run_id,
             },
         )
         _write_json(self.folder / "search" / "dataset.json", self.dataset.report.to_dict())
@@ -396,7 +391,7 @@ class Run:
             seconds=seconds,
             max_epochs=None,
             seed=self.task.seed * 1000 + int(trial_id[1:]),
-            threads=max(1, (os.cpu_count() or 1) // self.workers),
+            threads=max(1, cores() // self.workers),
             device=str(self.task.device),
             objective=self.task.objective.expression,
             constraints=[c.expression for c in self.task.constraints],
@@ -446,7 +441,15 @@ class Run:
             return
         try:
             self.history.add_trial(
-                trial_row(self.task_id, self.folder.name, spec, outcome, self.source_of(spec), self.dataset)
+                trial_row(
+                    self.task_id,
+                    self.run_id,
+                    spec,
+                    outcome,
+                    run=self.folder.name,
+                    source=self.source_of(spec),
+                    dataset=self.dataset,
+                )
             )
         except Exception as error:
             self.notes.append(f"trial {spec.trial_id} is not in the history: {error}")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from automl.errors import InputError
 from automl.task import Constraint, Task, check_constraints, read_task
@@ -20,6 +26,89 @@ REMEMBERED = (
     "constraints", "objective", "budget", "max_trials", "device", "seed", "weights_dirs", "backbones",
     "limits", "columns",
 )  # fmt: skip
+
+
+#: Seconds that a process which is just ending may still hold its run folder.
+_PATIENCE = 5.0
+
+
+class RunFolder:
+    """A run folder that this process alone writes, until :meth:`close`.
+
+    Args:
+        folder: new or empty, or with ``resume`` that of a run that is gone on with; of an earlier run nothing is changed.
+        data: that is submitted.
+        resume: whether a run is gone on with.
+
+    Attributes:
+        begun: the ``task.json`` of a run that is gone on with, else empty.
+        run_id: of the run, the same after a resume.
+
+    Raises:
+        InputError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, data: Path, resume: bool) -> None:
+        from automl.home import require_writable
+
+        search = folder / "search"
+        self._folder = folder
+        self._made: list[Path] = []
+        self.begun: dict[str, Any] = {}
+        if resume:
+            self.begun = read_task(search / "task.json", folder)
+        else:
+            require_free(folder, data)
+            self._made = [path for path in (search, folder) if not path.exists()]
+            require_writable(folder, "--out")
+        self._lock: TextIO | None = _hold(folder)
+        try:
+            if not resume:
+                require_free(folder, data)  # of two that began at the same time one has it now
+        except BaseException:
+            self.close()
+            raise
+        # Runs of earlier versions are known by their folder.
+        known = str(folder) if self.begun else uuid.uuid4().hex
+        self.run_id = str(self.begun.get("run_id", known))
+
+    def undo(self) -> None:
+        """Remove what was made: the submit is refused, and nothing was tried yet."""
+        for path in self._made:
+            if path == self._folder:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let others write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _hold(folder: Path) -> TextIO:
+    path = folder / "search" / ".lock"
+    until = time.monotonic() + _PATIENCE
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "w")  # noqa: SIM115 - open until the run ends
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):  # whoever had it may have removed the folder
+                if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                    return handle
+        except BlockingIOError:
+            if time.monotonic() > until:
+                handle.close()
+                raise InputError(
+                    f"another process writes to {folder}; wait until it has ended, or use another --out"
+                ) from None
+        except OSError:
+            return handle  # a file system without locks
+        handle.close()
+        time.sleep(0.1)
 
 
 def as_asked(folder: Path, now: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:

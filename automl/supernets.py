@@ -13,7 +13,7 @@ import pandas as pd
 
 from automl.candidate import Candidate
 from automl.records import Outcome, TrialSpec
-from automl.supernet_trial import SUBNET_FILE, SUPERNET_FILE, read_subnets, taken_over
+from automl.supernet_trial import SUPERNET_FILE, read_subnets, taken_over
 from automl.task import Constraint
 from search_spaces.backbones import SUBNET, Backbone, may_convert
 
@@ -103,11 +103,13 @@ def _worst(limits: Sequence[Constraint], row: Mapping[str, Any], share: float) -
 def take_over(run: Any, spec: TrialSpec) -> list[tuple[TrialSpec, Outcome]]:
     """Turn the subnets that a trial left into trials of the run; each is moved, so nothing is taken twice.
 
+    A subnet appears as a whole under its trial's name, so that one that was broken off is taken over later.
+
     Args:
         run: the :class:`automl.run.Run`.
         spec: of the supernet's trial.
     """
-    from automl.search.store import write_outcome, write_spec
+    from automl.search.store import SPEC_FILE, write_json, write_outcome
     from automl.trial import score_of
 
     found = []
@@ -124,11 +126,9 @@ def take_over(run: Any, spec: TrialSpec) -> list[tuple[TrialSpec, Outcome]]:
             score = score_of(spec.objective, run.dataset, stored["index"], stored["probabilities"])
         metrics = {"subnet": about["subnet"], "costs": about["costs"], "supernet": spec.trial_id}
         outcome = Outcome(trial_id, new.candidate.id, "completed", score, metrics)
-        for file in sorted(folder.iterdir(), key=lambda path: path.name == SUBNET_FILE):
-            shutil.move(str(file), target / file.name)
-        folder.rmdir()
-        write_spec(new)
-        write_outcome(target, outcome)
+        write_json(folder / SPEC_FILE, new.to_dict())
+        write_outcome(folder, outcome)
+        folder.rename(target)
         found.append((new, outcome))
     return found
 
@@ -143,6 +143,7 @@ def admit(run: Any, spec: TrialSpec, outcome: Outcome) -> None:
         "architecture": spec.candidate.architecture,
         "resolution": spec.candidate.resolution,
         "precision": "fp32",
+        "latency_ms": costs.get("latency_median_ms", costs["latency_ms"]),
         "latency_upper_ms": costs["latency_ms"],
         "feasible": True,
         "basis": "measured",

@@ -97,7 +97,6 @@ class _Given:
 
     waiting: list[Candidate]
     current: None = field(default=None, init=False)
-    lost: set[str] = field(default_factory=set, init=False)
 
     @property
     def done(self) -> bool:
@@ -106,13 +105,8 @@ class _Given:
     def propose(self, busy: Sequence[Candidate] = (), seconds_left: float | None = None) -> Candidate | None:
         return self.waiting.pop(0) if self.waiting else None
 
-    def observe(
-        self, candidate: Candidate, *_told: object, error: str | None = None, **_more: object
-    ) -> None:
-        """Nothing follows from what a trial found; one that was lost with its worker comes once more."""
-        if error in (WORKER_DIED, INTERRUPTED) and candidate.id not in self.lost:
-            self.lost.add(candidate.id)
-            self.waiting.insert(0, candidate)
+    def observe(self, candidate: Candidate, *_told: object, **_more: object) -> None:
+        """Nothing follows from what a trial found."""
 
 
 class _Sweep(Run):
@@ -163,7 +157,5 @@ class _Sweep(Run):
         return self.each
 
     def _on_result(self, spec: TrialSpec, outcome: Outcome) -> None:
-        if outcome.error == WORKER_DIED and any(c.id == spec.candidate.id for c in self.phases.waiting):  # type: ignore[attr-defined]
-            return  # it is run again
         self._record(spec, outcome)
         (Path(spec.folder) / "model.safetensors").unlink(missing_ok=True)  # nobody will choose it

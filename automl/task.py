@@ -23,6 +23,8 @@ QUALITY_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 CLASS_METRICS = ("recall", "precision", "auroc", "average_precision")
 #: Share of the trials after the pool's first ones that Optuna proposes.
 EXPLORE_SHARE = 0.4
+#: Trials have seeds of their own beyond it, a thousand each, which torch and the history have to hold.
+MOST_SEED = 2**53 // 1000 - 1
 
 _METRIC = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*(\[(?P<cls>(?s:.+))\])?\s*")
 _EXPRESSION = re.compile(_METRIC.pattern + r"(?P<op><=|>=|<|>|==|=)\s*(?P<number>[^<>=\s].*?)\s*")
@@ -258,15 +260,12 @@ class Task:
                 raise InputError(f"weights folder '{folder}' does not exist or is not a folder")
         if max_trials is not None and max_trials < 1:
             raise InputError(f"--max-trials is {max_trials}; it is at least 1")
-        if seed < 0:
-            raise InputError(f"seed is {seed}; it is at least 0")
+        if not 0 <= seed <= MOST_SEED:
+            raise InputError(f"seed is {seed}; it is at least 0 and at most {MOST_SEED}")
         parsed = tuple(c if isinstance(c, Constraint) else Constraint.parse(c) for c in constraints)
         where = Device.parse(device)
         where.check_present()
-        if where.kind == "cuda" and any(c.name == "memory_mb" for c in parsed):
-            raise InputError(
-                "memory_mb is measured on a CPU only; leave the limit out, or give --device cpu:1"
-            )
+        check_measurable(where, parsed)
         return cls(
             str(path.resolve()),
             check_constraints(parsed),
@@ -345,6 +344,16 @@ def check_constraints(constraints: Sequence[Constraint]) -> tuple[Constraint, ..
                 f"contradictory limits '{before.expression}' and '{constraint.expression}'; give one of them"
             )
     return tuple(seen.values())
+
+
+def check_measurable(device: Device, constraints: Sequence[Constraint]) -> None:
+    """Check that what is limited can be measured on a device.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if device.kind == "cuda" and any(c.name == "memory_mb" for c in constraints):
+        raise InputError("memory_mb is measured on a CPU only; leave the limit out, or give --device cpu:1")
 
 
 def parse_limits_file(path: str | os.PathLike[str]) -> list[tuple[Constraint, ...]]:

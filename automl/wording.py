@@ -35,7 +35,7 @@ EVIDENCE = {
     "predicted": "predicted for that device, not measured",
     "proved": "the whole 95 % interval keeps the limit",
     "met": "the measured value keeps the limit, its 95 % interval does not",
-    "too_few": "the measured value keeps the limit, but there are too few images to prove it",
+    "too_few": "there are too few images to prove it",
     "violated": "the measured value misses the limit",
     "not_measured": "not measured",
 }

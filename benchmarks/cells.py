@@ -8,12 +8,16 @@ over days and machines; features, decoded images and run folders are scratch.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,8 @@ from typing import Any
 _PLAIN_NAMES = frozenset({"images", "data", "dataset", "labels", "manifest"})
 #: A cell that takes so many seconds beside ten times its budget hangs; the others go on without it.
 _PATIENCE = 3600.0
+#: Seconds that processes have to end when they are told to.
+_GRACE = 10.0
 
 Spec = Mapping[str, Any]
 Cell = Mapping[str, Any]
@@ -244,6 +250,9 @@ def make_spec(
         "alone": alone,
         "source": str(source.path),
         "weights_dirs": [str(Path(folder).resolve()) for folder in options.weights_dir],
+        "weights": sorted(
+            path.parent.name for folder in options.weights_dir for path in Path(folder).glob("*/config.json")
+        ),
         "shared": str(work),
         "work": str(work / "work" / label),
         "target": str(cells.resolve() / f"{label}.json"),
@@ -293,7 +302,7 @@ def run_cells(specs: Sequence[Spec], module: str, told: Callable[[Cell], str]) -
     """Run what is missing, one process after the other; return one line per failure.
 
     Raises:
-        InputError: a cell was measured with other settings, or says that its input is wrong.
+        InputError: a cell was measured with other settings, says that its input is wrong, or is being measured.
     """
     from automl.errors import InputError
 
@@ -306,7 +315,9 @@ def run_cells(specs: Sequence[Spec], module: str, told: Callable[[Cell], str]) -
             continue
         print(f"{label} …", file=sys.stderr, flush=True)
         log = Path(spec["work"]) / "log.txt"
-        code = _run(spec, module, log)
+        began = time.monotonic()
+        with _alone(Path(spec["work"]), label):
+            code = _run(spec, module, log)
         if code == 0:
             (cell,) = read_cells([spec])
             print(f"  {told(cell)} in {cell['seconds']:.0f} s", file=sys.stderr)
@@ -317,7 +328,39 @@ def run_cells(specs: Sequence[Spec], module: str, told: Callable[[Cell], str]) -
             raise InputError(last.removeprefix("error: "))
         failed.append(f"{label}: exit code {code}: {last} (see {log})")
         print(f"  failed: {last}", file=sys.stderr)
+        if spec.get("keeps_failures"):
+            _keep_failure(spec, last, time.monotonic() - began)
+            print(
+                f"  it counts as a run without a model; remove {spec['target']} to try again", file=sys.stderr
+            )
     return failed
+
+
+def _keep_failure(spec: Spec, why: str, seconds: float) -> None:
+    from benchmarks.environment import environment
+
+    cell = {
+        "schema_version": 2, **spec["identity"], "settings": spec["settings"], "weights": spec["weights"],
+        "failed": why[:300],
+        "seconds": round(seconds, 2), "environment": environment(),
+    }  # fmt: skip
+    write_text(Path(spec["target"]), json.dumps(cell, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+@contextmanager
+def _alone(work: Path, label: str) -> Iterator[None]:
+    """Keep others from measuring the same cell at the same time."""
+    from automl.errors import InputError
+
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{label} is being measured by another process; wait for it, or give another --work folder"
+            ) from None
+        yield
 
 
 def _run(spec: Spec, module: str, log: Path) -> int:
@@ -335,20 +378,52 @@ def _run(spec: Spec, module: str, log: Path) -> int:
     if not spec["alone"]:
         # As the engine's workers: what these settings save is not what is compared here.
         environment |= KEEP_PAGES
-    patience = _PATIENCE + 10 * spec["settings"]["budget"]
+    patience = _PATIENCE + spec.get("runs", 1) * 10 * spec["settings"]["budget"]
     with open(log, "w", encoding="utf-8") as out:
-        try:
-            code = subprocess.run(
-                [sys.executable, "-m", module, str(work / "spec.json")],
-                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, check=False,
-                timeout=patience,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired:
+        code = run_whole(
+            [sys.executable, "-m", module, str(work / "spec.json")], patience,
+            stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+        )  # fmt: skip
+        if code is None:
             code = 1
             out.write(f"\nit was ended after {patience:.0f} seconds\n")
     if spec["alone"]:
         shutil.rmtree(home, ignore_errors=True)
     return code
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this process in order, so that no process that was started for it stays behind."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def run_whole(command: Sequence[str], seconds: float, **options: Any) -> int | None:
+    """Run a command; whatever ends this, the processes that it started end too.
+
+    Args:
+        command: and its arguments.
+        seconds: that it may take.
+        options: of ``subprocess.Popen``.
+
+    Returns:
+        its exit code, None where it took longer.
+    """
+    process = subprocess.Popen(command, start_new_session=True, **options)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def read_cells(specs: Sequence[Spec]) -> list[dict[str, Any]]:
@@ -369,6 +444,11 @@ def read_cells(specs: Sequence[Spec]) -> list[dict[str, Any]]:
         if cell["settings"] != spec["settings"]:
             raise InputError(
                 f"{path} was measured with other settings ({json.dumps(cell['settings'])}); "
+                "use another --cells or remove it"
+            )
+        if cell.get("weights", spec["weights"]) != spec["weights"]:
+            raise InputError(
+                f"{path} was measured with other weights at hand ({', '.join(cell['weights']) or 'none'}); "
                 "use another --cells or remove it"
             )
         cells.append(unpack(cell, path.parent) if "predicted" in cell else cell)

@@ -85,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
     import pandas as pd
 
     from benchmarks import matrix, suites
+    from benchmarks.cells import end_on_sigterm
 
     parser = argparse.ArgumentParser("benchmarks.check", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--against", default="benchmarks/results", help="folder of the committed table")
@@ -98,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
     results = work / "results"
     for cell in (results / "cells" / SUITE).glob("*.json"):
         cell.unlink()  # what is compared is today's
+    end_on_sigterm()
     file = Path(suites.__path__[0]) / f"{SUITE}.toml"
     code = matrix.run(
         file, ["--methods", "engine", "--results", str(results), "--work", str(work / "scratch")]

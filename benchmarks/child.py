@@ -40,6 +40,7 @@ def main(path: str, make: Callable[[Spec], Mapping[str, Any]]) -> int:
         "schema_version": 2,
         **spec["identity"],
         "settings": spec["settings"],
+        "weights": spec["weights"],
         **found,
         "environment": environment(),
     }
@@ -111,6 +112,7 @@ def submit_alone(
 
         data = load_dataset(source, seed=seed, columns=columns)
         details["run"] = anytime.told(folder, data, began, told, seconds)
+    details["own_seconds"] = round(seconds, 2)
     details["members"] = [{key: m.get(key) for key in kept} for m in told.get("members") or []]
     return index[order], predicted[order], names, details
 

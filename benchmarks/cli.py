@@ -11,6 +11,7 @@ from types import ModuleType
 import typer
 
 from benchmarks import suites
+from benchmarks.cells import end_on_sigterm
 from benchmarks.matrix import command
 
 
@@ -38,6 +39,7 @@ def find_suites() -> dict[str, ModuleType]:
 
 def _command(run: Callable[[list[str]], int]) -> Callable[[typer.Context], None]:
     def command(context: typer.Context) -> None:
+        end_on_sigterm()
         code = run(list(context.args))
         if code:
             raise typer.Exit(code)

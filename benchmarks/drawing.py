@@ -113,22 +113,23 @@ def write_manifest(
 
 def _reachable(dataset: Dataset, folder: Path) -> list[str]:
     """Path of every image relative to the folder; a table may name nothing outside its own folder."""
-    link, files = folder / _LINK, list(dataset.source_paths)
+    files = list(dataset.source_paths)
+    link = folder / (_LINK if files else f"{_LINK}-{dataset.fingerprint[:12]}")
     if files:
         root = os.path.commonpath([os.path.dirname(file) for file in files])
         if not link.is_symlink() or os.readlink(link) != root:
             link.unlink(missing_ok=True)
             link.symlink_to(root, target_is_directory=True)
-        return [os.path.join(_LINK, os.path.relpath(file, root)) for file in files]
+        return [os.path.join(link.name, os.path.relpath(file, root)) for file in files]
     names = [f"{at:06d}.png" for at in range(len(dataset))]
     if not link.is_dir():
         from PIL import Image
 
-        temporary = folder / f".{_LINK}-{os.getpid()}"
+        temporary = folder / f".{link.name}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         level = dataset.images()
         for at, name in enumerate(names):
             Image.fromarray(level[at]).save(temporary / name)
         os.rename(temporary, link)
-    return [os.path.join(_LINK, name) for name in names]
+    return [os.path.join(link.name, name) for name in names]

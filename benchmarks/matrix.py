@@ -208,6 +208,7 @@ def plan(matrix: Matrix, options: argparse.Namespace) -> list[dict[str, Any]]:
                     limits=list(task.limits),
                     anytime=True,
                 )
+                | {"keeps_failures": True}
                 for method in methods
             ]
     return specs
@@ -224,6 +225,9 @@ def _path(task: Task, options: argparse.Namespace) -> Path:
 def _told(cell: Cell) -> str:
     from benchmarks.comparison import balanced_accuracy
 
+    if "failed" in cell:
+        return "no model"
+
     return f"{balanced_accuracy(cell['labels'], cell['predicted']):.3f}"
 
 
@@ -239,6 +243,8 @@ def _row(cell: Cell) -> dict[str, Any]:
 
     from automl.evaluation.metrics import interval
 
+    if "failed" in cell:
+        return _failed_row(cell)
     labels, predicted = cell["labels"], cell["predicted"]
     classes = list(cell["classes"])
     shares = np.full((len(labels), len(classes)), 1 / len(classes))
@@ -250,13 +256,25 @@ def _row(cell: Cell) -> dict[str, Any]:
     return {
         "task": cell["dataset"], "method": cell["method"], "seed": cell["split"],
         "budget": float(cell["settings"]["budget"]), "seconds": float(cell["seconds"]),
-        "status": found.get("status", "ok"), "score": score.value, "low": score.low, "high": score.high,
+        "status": found.get("status") or ("unchecked" if cell["settings"]["limits"] else "ok"), "score": score.value, "low": score.low, "high": score.high,
         "n_test": len(labels), "limits": json.dumps(cell["settings"]["limits"]), "broken": _broken(cell["settings"]["limits"], found.get("again")),
         **{name: float(costs.get(name, nothing)) for name in ("latency_ms", "size_mb", "macs_m")},
         "first_seconds": min(ended, default=nothing), "trials": len(ended),
         "calibration": float(cell["details"].get("calibration", nothing)),
         "curve": json.dumps(found.get("curve") or [[float(cell["seconds"]), None, score.value]]),
         "commit": cell["environment"]["commit"],
+    }  # fmt: skip
+
+
+def _failed_row(cell: Cell) -> dict[str, Any]:
+    nothing = float("nan")
+    return {
+        "task": cell["dataset"], "method": cell["method"], "seed": cell["split"],
+        "budget": float(cell["settings"]["budget"]), "seconds": float(cell["seconds"]), "status": "failed",
+        **dict.fromkeys(("score", "low", "high", "n_test"), nothing),
+        "limits": json.dumps(cell["settings"]["limits"]), "broken": -1,
+        **dict.fromkeys(("latency_ms", "size_mb", "macs_m", "first_seconds"), nothing), "trials": 0,
+        "calibration": nothing, "curve": "[]", "commit": cell["environment"]["commit"],
     }  # fmt: skip
 
 
@@ -280,7 +298,7 @@ def trials_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     rows = [
         {"task": cell["dataset"], "method": cell["method"], "seed": cell["split"], **trial}
         for cell in cells
-        for trial in (cell["details"].get("run") or {}).get("trials", [])
+        for trial in (cell.get("details", {}).get("run") or {}).get("trials", [])
     ]
     return pd.DataFrame(rows, columns=columns)
 
@@ -289,33 +307,38 @@ def summarise(matrix: Matrix, cells: Sequence[Cell], options: argparse.Namespace
     """Scores of each task and method, ranks, and the engine's differences; writes the frames and the page."""
     from benchmarks.comparison import over_datasets
     from benchmarks.page import page, ranks
+    from benchmarks.standings import mean_scores
     from benchmarks.tables import head, interval, method_difference
 
     folder = Path(options.results)
     folder.mkdir(parents=True, exist_ok=True)
     runs, trials = runs_frame(cells), trials_frame(cells)
+    # Tasks of the same pictures are no independent witnesses.
+    runs["data"] = runs["task"].map({task.name: task.data for task in matrix.tasks})
     runs.to_parquet(folder / f"{matrix.name}-runs.parquet")
     trials.to_parquet(folder / f"{matrix.name}-trials.parquet")
     by_task: dict[str, dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
-        by_task[cell["dataset"]][cell["method"]][cell["split"]] = cell
+        if "failed" not in cell:
+            by_task[cell["dataset"]][cell["method"]][cell["split"]] = cell
     gaps: dict[str, list[Any]] = defaultdict(list)
     for methods in by_task.values():
         for other in [name for name in methods if name != "engine" and "engine" in methods]:
             found = method_difference(methods, other, resamples=options.resamples)
             if found is not None:
                 gaps[other].append(found)
-    means = runs.groupby(["task", "method"], sort=False)["score"].mean()
+    means = mean_scores(runs)
     summary = {
         **head(matrix.name, cells, metric="balanced_accuracy", resamples=options.resamples),
-        "tasks": {task: {m: round(float(v), 5) for m, v in means[task].items()} for task in by_task},
+        "tasks": {task: {m: round(v, 5) for m, v in found.items()} for task, found in means.items()},
         "seeds": {task: {m: sorted(found) for m, found in by_task[task].items()} for task in by_task},
         "ranks": ranks(runs),
         "engine - other": {
             other: {**interval(over_datasets(found)), "tasks": len(found)} for other, found in gaps.items()
         },
-        "infeasible": {
-            method: int((rows["status"] == "infeasible").sum()) for method, rows in runs.groupby("method")
+        **{
+            status: {m: int((rows["status"] == status).sum()) for m, rows in runs.groupby("method")}
+            for status in ("infeasible", "unchecked", "failed")
         },
     }
     note = _note(summary)
@@ -343,7 +366,8 @@ def to_markdown(matrix: Matrix, summary: Mapping[str, Any]) -> str:
     lines.append(["**average rank**", *(f"{ranked[m]:.2f}" if m in ranked else "" for m in methods)])
     gaps = summary["engine - other"]
     lines.append(["**engine − it [95 %]**", *(signed(gaps[m]) if m in gaps else "" for m in methods)])
-    lines.append(["limits not kept", *(str(summary["infeasible"].get(m, "")) for m in methods)])
+    lines.append(["limits not kept", *(_not_kept(summary, m) for m in methods)])
+    lines.append(["runs without a model", *(str(summary["failed"].get(m, "")) for m in methods)])
     seeds = sorted({seed for task in summary["seeds"].values() for found in task.values() for seed in found})
     return "\n".join(
         [
@@ -354,12 +378,19 @@ def to_markdown(matrix: Matrix, summary: Mapping[str, Any]) -> str:
             *table(["task", *methods], lines),
             "",
             " ".join(f"*{m}*: {METHODS[m].title}." for m in methods),
-            f"Intervals: paired bootstrap over groups, {summary['resamples']} resamples, mean over tasks that both have.",
+            f"Intervals: paired bootstrap over groups, {summary['resamples']} resamples, mean over tasks that both have. "
+            "Ranks say nothing of limits; a run without a model counts as 0 in means and ranks.",
             f"{_note(summary)} The runs, with their curves, are in `{matrix.name}-runs.parquet`, drawn in "
             f"`{matrix.name}.html`.",
             "",
         ]
     )
+
+
+def _not_kept(summary: Mapping[str, Any], method: str) -> str:
+    if summary["unchecked"].get(method):
+        return "not measured"
+    return str(summary["infeasible"].get(method, ""))
 
 
 def command(file: Path) -> Any:

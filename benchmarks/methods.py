@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import child
+from benchmarks import child, peers
 from benchmarks.child import Spec
 from benchmarks.references import Answer
 from benchmarks.searchers import SEARCHERS
 
 if TYPE_CHECKING:
     from automl.data import Dataset
+    from search_spaces.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def submitted(spec: Spec, **options: Any) -> Answer:
         spec, spec["source"], seed=seed_of(spec), columns=columns, **options
     )
     child.check_same(index, dataset_of(spec).indices("test"))
-    return Answer(predicted, details)
+    return Answer(predicted, details, details["own_seconds"])
 
 
 def cold(spec: Spec) -> Answer:
@@ -71,12 +72,28 @@ def logreg(spec: Spec) -> Answer:
 
 def plain(spec: Spec) -> Answer:
     """Plain fine-tuning of the backbone whose logistic regression is the best on validation images."""
-    from benchmarks.references import choose_probe, plain_reference
+    from benchmarks.references import plain_reference
 
-    dataset, backbones = dataset_of(spec), child.pretrained(spec)
+    dataset = dataset_of(spec)
+    return plain_reference(dataset, best_of(spec, dataset), spec["settings"]["budget"], seed=seed_of(spec))
+
+
+def peer(name: str, spec: Spec) -> Answer:
+    """Somebody else's engine, given the same backbone as plain fine-tuning."""
+    dataset = dataset_of(spec)
+    return peers.answer(
+        name, dataset, best_of(spec, dataset), Path(spec["work"]) / "peer",
+        seconds=spec["settings"]["budget"], seed=seed_of(spec),
+    )  # fmt: skip
+
+
+def best_of(spec: Spec, dataset: Dataset) -> Backbone:
+    """The backbone whose logistic regression is the best on validation images."""
+    from benchmarks.references import choose_probe
+
+    backbones = child.pretrained(spec)
     name = choose_probe(dataset, backbones, child.features_folder(spec, dataset))["backbone"]
-    backbone = next(b for b in backbones if b.name == name)
-    return plain_reference(dataset, backbone, spec["settings"]["budget"], seed=seed_of(spec))
+    return next(b for b in backbones if b.name == name)
 
 
 METHODS: Mapping[str, Method] = {
@@ -91,6 +108,7 @@ METHODS: Mapping[str, Method] = {
     **{name: Method(one.title, partial(submitted, searcher=name)) for name, one in SEARCHERS.items()},
     "logreg": Method("logistic regression on frozen features of the best backbone", logreg, alone=False),
     "plain": Method("plain fine-tuning of the best backbone", plain, alone=False),
+    **{name: Method(one.title, partial(peer, name), alone=False) for name, one in peers.PEERS.items()},
 }
 
 

@@ -45,7 +45,7 @@ def page(title: str, runs: pd.DataFrame, trials: pd.DataFrame, note: str) -> str
         title: heading.
         runs: one row per finished run, with the columns :data:`RUNS`. ``score`` is the balanced accuracy on
             ``n_test`` test images (NaN where the run failed) with its 95 % interval ``low``, ``high``; ``status``
-            is ``ok``, ``infeasible`` or ``failed``; ``limits`` a JSON list of expressions such as
+            is ``ok``, ``infeasible``, ``unchecked`` or ``failed``; ``limits`` a JSON list of expressions such as
             ``latency_ms<=5``; ``broken`` the limits that the file breaks when it is measured again (-1: it was
             not); ``curve`` a JSON list of [seconds, validation score, test score] of the incumbents.
         trials: one row per trial, with the columns :data:`TRIALS`.
@@ -178,7 +178,9 @@ def _keeps(run: Run) -> bool:
         if metric in ("latency_ms", "size_mb", "macs_m") and known(run[metric])
     ]
     over = any(cost > amount if operator == "<=" else cost < amount for cost, operator, amount in costs)
-    return run["status"] == "ok" and not over and not (known(run["broken"]) and run["broken"] > 0)
+    return (
+        run["status"] in ("ok", "unchecked") and not over and not (known(run["broken"]) and run["broken"] > 0)
+    )
 
 
 def _average_ranks(runs: pd.DataFrame, colours: Mapping[str, int]) -> str:
@@ -195,8 +197,9 @@ def _average_ranks(runs: pd.DataFrame, colours: Mapping[str, int]) -> str:
     order = sorted(found["average"], key=lambda m: (found["average"][m], m))
     text = (
         f"<p>On each of {escape(plural(len(found['tasks']), 'task'))} the best method has rank 1, and equal scores share "
-        "their ranks; the marks are the averages over the tasks, lower is better. The bars are 95 % intervals of a "
-        "bootstrap that draws tasks with replacement.</p>"
+        "their ranks; the marks are the averages over the tasks, lower is better. Limits play no part in it. Tasks of the "
+        f"same pictures are averaged first, which leaves {escape(plural(len(found['data']), 'data set'))}; the bars are 95 % "
+        "intervals of a bootstrap that draws those with replacement.</p>"
     )
     intervals = {m: (found["low"][m], found["high"][m]) for m in order}
     figures = plots.strip(
@@ -204,7 +207,7 @@ def _average_ranks(runs: pd.DataFrame, colours: Mapping[str, int]) -> str:
     )
     critical, more = found["critical_difference"], ""
     if critical is None:
-        more = _empty("A critical difference needs at least two tasks.")
+        more = _empty("A critical difference needs at least two data sets.")
     else:
         more = (
             "<p>In the diagram with the scale on top, methods that a thick bar joins lie less than the critical difference "
@@ -358,7 +361,8 @@ def _limits(runs: Sequence[Run], colours: Mapping[str, int]) -> str:
         measured = [int(run["broken"]) for run in own if known(run["broken"]) and run["broken"] >= 0]
         again += len(measured)
         limited = sum(bool(_limits_of(run)) for run in own)
-        counts = [len(own), limited, states["ok"], states["infeasible"], states["failed"], len(measured)]
+        counts = [len(own), limited]
+        counts += [states[state] for state in ("ok", "infeasible", "unchecked", "failed")] + [len(measured)]
         broke = sum(n > 0 for n in measured)
         rows.append(
             [
@@ -367,11 +371,20 @@ def _limits(runs: Sequence[Run], colours: Mapping[str, int]) -> str:
                 (f'<b class="bad">{broke}</b>' if broke else "0") if measured else "–",
             ]
         )
-    heads = ["Method", "Runs", "With limits", "Ok", "Infeasible", "Failed", "Files measured again"]
+    heads = [
+        "Method",
+        "Runs",
+        "With limits",
+        "Ok",
+        "Infeasible",
+        "Unchecked",
+        "Failed",
+        "Files measured again",
+    ]
     heads.append("Of these broke a limit")
     text = (
         "<p>“Ok” counts the runs whose method says that its file keeps all limits, “infeasible” those in which it says that no "
-        "file did. The last two columns are files that were measured again afterwards, and those of them that broke at least "
+        "file did, “unchecked” those of methods that know no limits and leave no file that could be measured. The last two columns are files that were measured again afterwards, and those of them that broke at least "
         "one limit then.</p>"
     )
     if not again:

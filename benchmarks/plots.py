@@ -14,6 +14,8 @@ _LIGHT = ("#0b5fa5", "#b45309", "#18794e", "#a21caf", "#b42318", "#0e7490", "#6b
 _DARK = ("#6cb4f5", "#f2a65a", "#5fcf97", "#e58bf0", "#f58a80", "#56cfe1", "#d8c24a", "#b5bcc6")
 #: Axes whose largest value is so many times the smallest are logarithmic.
 _WIDE = 8.0
+#: Units between figures that stand side by side.
+_BETWEEN = 28.0
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1c2530;--muted:#56616e;--line:#dde2e8;--soft:#f5f7f9;--best:#e2f3ea;--bad:#b42318;--limit:#b45309}
@@ -240,6 +242,29 @@ def _svg(width: float, height: float, label: str, inside: Sequence[str]) -> str:
 def _figure(caption: str, drawing: str) -> str:
     head = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f"<figure>{head}{drawing}</figure>"
+
+
+def standalone(figures: Sequence[str], methods: int) -> str:
+    """Figures of this module side by side, as a file that a text can show.
+
+    Args:
+        figures: as the functions of this module return them.
+        methods: how many colours they use.
+    """
+    drawings, width, height = [], 0.0, 0.0
+    for figure in figures:
+        head, _, rest = figure[figure.index("<svg ") :].partition(">")
+        _, _, wide, high = map(float, head.split('viewBox="', 1)[1].split('"', 1)[0].split())
+        inside = rest[: rest.rindex("</svg>")]
+        drawings.append(f'<g transform="translate({width:g} 0)">{inside}</g>')
+        width, height = width + wide + _BETWEEN, max(height, high)
+    width, height = max(width - _BETWEEN, 1.0), max(height, 1.0)
+    font = "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" style="width:{width:g}px;height:{height:g}px;max-width:none"><style>{escape(STYLE + palette(methods) + font)}</style>'
+        f'<rect width="100%" height="100%" style="fill:var(--page)"/>{"".join(drawings)}</svg>\n'
+    )
 
 
 def _seconds_or_cost(values: Sequence[float]) -> Axis:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ PROBE_SIDE = 224
 PLAIN_SIDE = 128
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 WEIGHTINGS = (None, "balanced")
+#: Beside kept features: how long they took.
+_SECONDS_FILE = "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Answer:
     Attributes:
         predicted: class of each test image, int64 ``[n]``, in the order of ``dataset.indices("test")``.
         details: plain JSON values that tell how it came about.
+        seconds: that it took, where not all that was done is its own; None where it is.
     """
 
     predicted: np.ndarray
     details: dict[str, Any]
+    seconds: float | None = None
 
 
 def device() -> str:
@@ -61,8 +66,24 @@ def probe_features(dataset: Dataset, backbone: Backbone, folder: Path, side: int
     from automl.training import frozen_features
 
     own = folder / f"{backbone.name.replace('/', '_')}-{side}"
-    threads = os.cpu_count() or 1
-    return np.asarray(frozen_features(dataset, backbone, side, "last", own, threads=threads, device=device()))
+    threads, began = os.cpu_count() or 1, time.monotonic()
+    there = (own / _SECONDS_FILE).is_file()
+    if not there:
+        shutil.rmtree(
+            own, ignore_errors=True
+        )  # of a run that was broken off, or did not say how long it took
+    found = np.asarray(
+        frozen_features(dataset, backbone, side, "last", own, threads=threads, device=device())
+    )
+    if not there:
+        (own / _SECONDS_FILE).write_text(json.dumps(time.monotonic() - began))
+    return found
+
+
+def features_seconds(backbones: Sequence[Backbone], folder: Path, side: int = PROBE_SIDE) -> float:
+    """Seconds that the features of all backbones took when they were computed; see :func:`probe_features`."""
+    files = [folder / f"{b.name.replace('/', '_')}-{side}" / _SECONDS_FILE for b in backbones]
+    return float(sum(json.loads(file.read_text()) for file in files))
 
 
 def choose_probe(
@@ -73,21 +94,23 @@ def choose_probe(
     Ties go to the earlier backbone and the smaller C. The choice is kept in ``folder`` for each split and side.
 
     Returns:
-        ``backbone`` (name), ``C``, ``class_weight``, ``validation`` (its score) and ``backbones`` (name → best score).
+        ``backbone`` (name), ``C``, ``class_weight``, ``validation`` (its score), ``backbones`` (name → best score) and
+        ``seconds`` that all fits took.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = hashlib.sha256(np.ascontiguousarray(dataset.split).tobytes()).hexdigest()[:12]
     memory = folder / f"choice-{dataset.seed}-{side}-{parts}.json"
     if memory.exists():
         choice: dict[str, Any] = json.loads(memory.read_text())
-        if list(choice["backbones"]) == [b.name for b in backbones]:
+        if list(choice["backbones"]) == [b.name for b in backbones] and "seconds" in choice:
             return choice
     labels = np.asarray(dataset.labels)
     train, validation = dataset.indices("train"), dataset.indices("validation")
     best: dict[str, Any] = {"validation": -1.0}
-    scores = {}
+    scores, fitting = {}, 0.0
     for backbone in backbones:
         features = probe_features(dataset, backbone, folder, side)
+        began = time.monotonic()
         scores[backbone.name] = -1.0
         for weighting in WEIGHTINGS:
             path = make_logistic(weighting)
@@ -102,7 +125,8 @@ def choose_probe(
                         "class_weight": weighting,
                         "validation": score,
                     }
-    best["backbones"] = scores
+        fitting += time.monotonic() - began
+    best["backbones"], best["seconds"] = scores, round(fitting, 3)
     temporary = memory.with_suffix(".part")
     temporary.write_text(json.dumps(best))
     os.replace(temporary, memory)
@@ -120,15 +144,19 @@ def logistic_reference(
         folder: for features of this dataset; they do not depend on the split.
         side: resolution.
     """
+    began = time.monotonic()
     choice = choose_probe(dataset, backbones, folder, side)
+    chosen = time.monotonic() - began
     backbone = next(b for b in backbones if b.name == choice["backbone"])
     features, labels = probe_features(dataset, backbone, folder, side), np.asarray(dataset.labels)
     development = dataset.indices("development")
     model = make_logistic(choice["class_weight"])
     fit_logistic(model, choice["C"], features[development], labels[development])
-    return Answer(
-        model.predict(features[dataset.indices("test")]).astype(np.int64), {**choice, "resolution": side}
-    )
+    # What was kept of an earlier split was not for free.
+    kept = features_seconds(backbones, folder, side) + choice["seconds"]
+    took = time.monotonic() - began - chosen + kept
+    predicted = model.predict(features[dataset.indices("test")]).astype(np.int64)
+    return Answer(predicted, {**choice, "resolution": side}, round(took, 2))
 
 
 def make_logistic(weighting: str | None) -> Any:
@@ -209,14 +237,14 @@ def plain_reference(
         "backbone": backbone.name,
         "resolution": side,
         "epochs": round(steps * batch / len(rows), 2),
-        "training_seconds": round(time.monotonic() - began, 2),
+        "training_seconds": round(took := time.monotonic() - began, 2),
     }
     model.eval()
     test, level, parts = dataset.indices("test"), dataset.images(side), []
     with torch.inference_mode():
         for begin in range(0, len(test), 64):
             parts.append(model(_tensor(level[test[begin : begin + 64]], place)).argmax(1).cpu().numpy())
-    return Answer(np.concatenate(parts).astype(np.int64), details)
+    return Answer(np.concatenate(parts).astype(np.int64), details, round(took, 2))
 
 
 def random_crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:

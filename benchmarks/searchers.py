@@ -2,8 +2,9 @@
 
 Each draws from what a submit would draw from, that is networks that keep the limits on cost, at all sides, with all
 recipes of the catalog and the ranges in which their numbers may move. What they lack is what the engine adds: the first
-models on frozen features, the order of the pool, and the average of several models; the best trial on validation images
-is exported, measured and judged by the engine's own code.
+models on frozen features, the order of the pool, and the average of several models. The best trial on validation images
+is trained on with all development images in the same share of the time as the engine's, and exported, measured and judged
+by the engine's own code.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automl.candidate import Candidate
+from automl.choose import Chooser
+from automl.plan import PhasedProposer, Refit
 from automl.run import Run
-from strategy_pool.strategy import Strategy, search_space
+from strategy_pool.strategy import FROZEN_METHODS, Strategy, search_space
 
 if TYPE_CHECKING:
     import optuna
@@ -95,9 +98,6 @@ class Study:
     searcher: Searcher
     macs: Mapping[tuple[str, int, str], float]
     seed: int
-    current: None = field(default=None, init=False)
-    #: As in phase 2 of a submit.
-    phase: int = field(default=2, init=False)
     done: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -184,7 +184,7 @@ class Study:
 
 
 class SearcherRun(Run):
-    """A submit whose trials a searcher proposes, and whose model is its best trial."""
+    """A submit whose trials a searcher proposes, and whose model is its best trial, trained on."""
 
     def run_trials(self, searcher: Searcher) -> None:
         """Run trials until the time for them is over."""
@@ -194,13 +194,12 @@ class SearcherRun(Run):
         began = time.monotonic()
         self.rounds = None
         self.choose_images()
-        self.clock.extended = True  # nothing comes after the search but the export
         study = Study(self.pool, self.catalog, searcher, self.macs, self.task.seed)
-        self.phases = study  # type: ignore[assignment]
+        self.phases = PhasedProposer([], lambda: study, self._refits, self.clock)
         allotment = self.clock.allotment()
         with SearchDisplay(lambda: self.clock.final - began, quiet=self.quiet) as display:
             end = run_search(
-                study,  # type: ignore[arg-type]
+                self.phases,  # type: ignore[arg-type]
                 self._make_spec,
                 deadline=lambda: self.clock.final + 1.0,
                 concurrency=self.workers,
@@ -228,14 +227,29 @@ class SearcherRun(Run):
         preload().join()
         networks.measure_tried(self)
         finisher = Finisher(self, began)
-        chooser = finisher.chooser
+        best = self._best(finisher.chooser)
+        if best is not None:
+            finisher.chooser.members = {best: finisher.chooser.members[best]}
+        return finisher.run(self.folder, self.task)
+
+    def _best(self, chooser: Chooser) -> str | None:
+        """The trial with the best validation score of those that keep the limits on cost; of all where none does."""
         singles = [s for s in chooser.choices(self.task.constraints) if len(s.weights) == 1]
         kept = [s for s in singles if s.admitted] or singles
         scores = {spec.trial_id: outcome.usable_score or 0.0 for spec, outcome in self.finished}
-        if kept:
-            best = max((next(iter(s.weights)) for s in kept), key=lambda name: scores[name])
-            chooser.members = {best: chooser.members[best]}
-        return finisher.run(self.folder, self.task)
+        return max((next(iter(s.weights)) for s in kept), key=lambda name: scores[name], default=None)
+
+    def _refits(self) -> list[Refit]:
+        """The best trial, where it is a fine-tuning; as :func:`automl.choose.choose_refits` for the engine."""
+        from automl.finish import cost_table
+
+        costs = cost_table(self.table, cautious=True)
+        best = self._best(Chooser(self.finished, self.dataset, self.task.objective, costs, self.most_macs))
+        if best is None:
+            return []
+        spec = next(spec for spec, _ in self.finished if spec.trial_id == best)
+        self.clock.keep_for(self.scored[0], self.macs[spec.candidate.triple], self.scored[1], most=0.8)
+        return [] if spec.strategy["method"] in FROZEN_METHODS else [Refit(spec.candidate, best)]
 
 
 def submit_with(

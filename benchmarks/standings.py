@@ -78,17 +78,18 @@ def _range_quantile(methods: int, alpha: float) -> float:
 def ranks(runs: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Average ranks of the methods over the tasks that all of them have run; 1 is the best.
 
-    Ranks are those of :func:`mean_scores`; equal scores share the mean of their ranks. The intervals are those
-    of a percentile bootstrap over tasks. The test of Friedman is the variant of Iman and Davenport (Demšar 2006,
+    Ranks are those of :func:`mean_scores`; equal scores share the mean of their ranks. Tasks of the same pictures are
+    averaged first, for they are no independent witnesses. The intervals are those of a percentile bootstrap over pictures. The test of Friedman is the variant of Iman and Davenport (Demšar 2006,
     section 3.2.1), without a correction for ties.
 
     Args:
-        runs: with ``task``, ``method`` and ``score``; the order of the rows does not matter.
-        resamples: draws of as many tasks with replacement.
+        runs: with ``task``, ``method`` and ``score``, and ``data`` where tasks may have the same pictures; the order of
+            the rows does not matter.
+        resamples: draws of as many data sets with replacement.
         seed: of the draws.
 
     Returns:
-        ``methods`` and ``tasks`` (alphabetical), ``left_out`` (tasks that lack a method), ``average``, ``low``
+        ``methods``, ``tasks`` and ``data`` (alphabetical), ``left_out`` (tasks that lack a method), ``average``, ``low``
         and ``high`` (method → rank; empty without a task), ``critical_difference`` (see there), ``groups``
         (lists of methods from the best on that lie less than it apart, only the longest) and ``p`` (of the test
         of Friedman; None where there is no critical difference).
@@ -98,24 +99,26 @@ def ranks(runs: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict[s
     scores = mean_scores(runs)
     methods = sorted({method for found in scores.values() for method in found})
     tasks = [task for task, found in scores.items() if len(found) == len(methods)]
+    of = dict(zip(runs["task"].astype(str), runs["data"].astype(str), strict=True)) if "data" in runs else {}
+    data = sorted({of.get(task, task) for task in tasks})
     result: dict[str, Any] = {
         "methods": methods,
         "tasks": tasks,
+        "data": data,
         "left_out": [task for task in scores if task not in tasks],
         "average": {},
         "low": {},
         "high": {},
-        "critical_difference": critical_difference(len(methods), len(tasks)),
+        "critical_difference": critical_difference(len(methods), len(data)),
         "groups": [],
         "p": None,
     }
     if not tasks:
         return result
-    table = np.stack([rankdata([-scores[task][m] for m in methods]) for task in tasks])
-    drawn = np.random.default_rng(seed).multinomial(
-        len(tasks), np.full(len(tasks), 1 / len(tasks)), resamples
-    )
-    low, high = np.percentile(drawn @ table / len(tasks), [2.5, 97.5], axis=0)
+    ranked = {task: rankdata([-scores[task][m] for m in methods]) for task in tasks}
+    table = np.stack([np.mean([ranked[t] for t in tasks if of.get(t, t) == one], axis=0) for one in data])
+    drawn = np.random.default_rng(seed).multinomial(len(data), np.full(len(data), 1 / len(data)), resamples)
+    low, high = np.percentile(drawn @ table / len(data), [2.5, 97.5], axis=0)
     for key, values in (("average", table.mean(0)), ("low", low), ("high", high)):
         result[key] = {m: float(v) for m, v in zip(methods, values, strict=True)}
     if result["critical_difference"] is not None:

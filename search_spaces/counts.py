@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_spaces import families
 from search_spaces.backbones import SUBNET, Backbone
@@ -77,31 +77,16 @@ def _table() -> dict[str, Counts]:
 
 
 def count_macs(model: nn.Module, resolution: int) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image, by running it on one."""
+    """Multiply-accumulates of convolutions and products of matrices, those of attention too, for one image, by running it."""
     import torch
-    from torch import nn
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
 
-    total = 0
-
-    def count(module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            per_output = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-            total += output[0].numel() * per_output
-        elif isinstance(module, nn.Linear):
-            total += output[0].numel() * module.in_features
-
-    handles = [
-        m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)
-    ]
     device = next((p.device for p in model.parameters()), None)
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, resolution, resolution, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return int(total)
+    # Fused attention is not counted on every device; spelt out it is two products of matrices.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model.eval()(torch.zeros(1, 3, resolution, resolution, device=device))
+    return int(counter.get_total_flops()) // 2
 
 
 def count(architectures: Iterable[str]) -> Iterable[tuple[str, Counts]]:

@@ -28,6 +28,8 @@ LEAST_ROWS = 10
 #: More rows than this are too many for a Gaussian process.
 _MOST_FOR_PROCESS = 4000
 #: Strengths of the penalty that are tried.
+#: A latency far below the mean weighs as one that is so many times smaller.
+_MOST_WEIGHT = 1e6
 _PENALTIES = tuple(10.0 ** np.arange(-5, 3.5, 0.5))
 
 
@@ -146,7 +148,8 @@ class Additive:
         """Learn; ``seed`` has no effect."""
         self.features, self.least = features, 0.1 * float(latency.min())
         rows = features.spread(frame)
-        self.model = RidgeCV(_PENALTIES).fit(rows, latency, sample_weight=(latency.mean() / latency) ** 2)
+        weights = np.minimum(latency.mean() / latency, _MOST_WEIGHT) ** 2
+        self.model = RidgeCV(_PENALTIES).fit(rows, latency, sample_weight=weights)
         return self
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
@@ -285,8 +288,10 @@ def without_absent(frame: pd.DataFrame, gates: Sequence[Gate]) -> pd.DataFrame:
             if name not in frame.columns:
                 raise TableError(f"the table has no column '{name}'")
         absent = frame[gate.depth] <= gate.place
-        empty = 0 if is_numeric_dtype(frame[gate.block]) else ""
-        frame[gate.block] = frame[gate.block].where(~absent, empty)
+        column = frame[gate.block]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype(object)
+        frame[gate.block] = column.where(~absent, 0 if is_numeric_dtype(column) else "")
     return frame
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces._views import normalised, resized
+from search_spaces.backbones import IMAGENET_MEAN, IMAGENET_STD
 from search_spaces.propose import Codes
 from search_spaces.stored import RESOLUTION, Stored
 from search_spaces.supernet import Subnet
@@ -131,6 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         training, validation, _names = read_images(asked.images, device)
     except (StoredError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    if (stored.about.mean, stored.about.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        print(
+            f"error: {asked.supernet} normalises images in a way of its own; made images are for supernets that "
+            "search_spaces.pretrain trained",
+            file=sys.stderr,
+        )
         return 2
     stored = dataclasses.replace(stored, net=stored.net.to(device))
     real = dataclasses.replace(stored, calibration=judging_images(training, asked.seed))

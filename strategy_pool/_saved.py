@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from strategy_pool.portfolio import Spread
 from strategy_pool.ranker import Ranker
 
 #: Raised when what is written changes.
-FORMAT = 2
+FORMAT = 3
 _KINDS: Mapping[str, type[Trees]] = {"failure": Failure, "lambdarank": LambdaRank, "regression": Regression}
 
 
@@ -84,6 +86,8 @@ def load(folder: Path) -> Ranker:
         TypeError,
         IndexError,
         EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
         lightgbm.basic.LightGBMError,
     ) as error:
         text = " ".join(str(error).split())[:200] or type(error).__name__
@@ -95,7 +99,9 @@ def _learner(name: str, learner: Learner, folder: Path, arrays: dict[str, np.nda
         for number, model in enumerate(learner.models):
             (folder / f"{name}-{number}.txt").write_text(model.model_to_string(), encoding="utf-8")
         kind = next(kind for kind, of in _KINDS.items() if isinstance(learner, of))
-        return {"kind": kind, "models": len(learner.models), "encoder": _encoder(learner.encoder)}
+        return {
+            "kind": kind, "models": len(learner.models), "mean": learner.mean, "encoder": _encoder(learner.encoder),
+        }  # fmt: skip
     if isinstance(learner, HistoryAverage):
         arrays[f"{name}.strategies"] = learner.means.index.to_numpy(dtype=np.str_)
         arrays[f"{name}.means"] = learner.means.to_numpy(dtype=np.float64)
@@ -112,7 +118,7 @@ def _restored(name: str, kept: Mapping[str, Any], folder: Path, arrays: Mapping[
     encoder = Encoder(list(kept["encoder"]["columns"]), dict(kept["encoder"]["categories"]))
     if kept["kind"] in _KINDS:
         trees = _KINDS[kept["kind"]](bags=int(kept["models"]))
-        trees.encoder = encoder
+        trees.encoder, trees.mean = encoder, float(kept["mean"])
         trees.models = [
             lightgbm.Booster(model_str=(folder / f"{name}-{number}.txt").read_text(encoding="utf-8"))
             for number in range(int(kept["models"]))

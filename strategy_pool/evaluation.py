@@ -106,16 +106,24 @@ class Evaluation:
 
 
 def folds(
-    table: TrialTable, by: str = "task", *, seeds: int = 1, past: int | None = None, draws: int = 20
+    table: TrialTable,
+    by: str = "task",
+    *,
+    seeds: int = 1,
+    past: int | None = None,
+    draws: int = 20,
+    most_judged: int | None = None,
 ) -> list[Fold]:
     """Who is learned from and who is judged.
 
     Args:
         table: all trials.
-        by: ``task``, or ``group`` to leave out the tasks of one group together.
+        by: ``task``, or ``group`` to leave out the tasks of one group together; none is then judged by what was learned
+            from another one of its group.
         seeds: how often everything is done.
         past: learn from so many tasks, drawn at random, and judge on all others; by default from all but those left out.
         draws: how often they are drawn, per seed.
+        most_judged: tasks that are judged; of more so many are drawn, and the others only learned from.
 
     Raises:
         TableError: there are too few tasks or groups.
@@ -125,32 +133,43 @@ def folds(
         raise TableError(
             f"there {'is 1 task' if tasks else 'is no task'} with different scores; two are needed"
         )
+    group = table.groups()
+    units = {task: task if by == "task" else group[task] for task in tasks}
     if past is not None:
         if not 1 <= past < len(tasks):
             raise TableError(
                 f"--past is {past}; of {len(tasks)} tasks 1 to {len(tasks) - 1} can be learned from"
             )
-        return list(_drawn(tasks, seeds, past, draws))
-    group = table.groups()
-    units = {task: task if by == "task" else group[task] for task in tasks}
+        found = list(_drawn(tasks, units, seeds, past, draws))
+        if not found:
+            raise TableError(f"with --past {past} no group is left to judge on; give a smaller number")
+        return found
     names = sorted(set(units.values()))
     if len(names) < 2:
         raise TableError("all tasks are of one group; two are needed to leave one out")
     found = []
     for seed in range(seeds):
+        chosen = set(tasks)
+        if most_judged is not None and len(tasks) > most_judged:
+            chosen = set(np.random.default_rng(seed).choice(tasks, most_judged, replace=False).tolist())
         for part in _parts(names, seed):
-            judged = tuple(task for task in tasks if units[task] in part)
-            found.append(Fold(tuple(task for task in tasks if units[task] not in part), judged, seed))
+            judged = tuple(task for task in tasks if units[task] in part and task in chosen)
+            if judged:
+                found.append(Fold(tuple(task for task in tasks if units[task] not in part), judged, seed))
     return found
 
 
-def _drawn(tasks: Sequence[str], seeds: int, past: int, draws: int) -> Iterator[Fold]:
+def _drawn(
+    tasks: Sequence[str], units: Mapping[str, str], seeds: int, past: int, draws: int
+) -> Iterator[Fold]:
     for seed in range(seeds):
         for draw in range(draws):
             generator = np.random.default_rng([seed, draw])
             chosen = set(generator.choice(tasks, past, replace=False).tolist())
-            judged = tuple(task for task in tasks if task not in chosen)
-            yield Fold(tuple(sorted(chosen)), judged, seed * draws + draw)
+            known = {units[task] for task in chosen}
+            judged = tuple(task for task in tasks if units[task] not in known)
+            if judged:
+                yield Fold(tuple(sorted(chosen)), judged, seed * draws + draw)
 
 
 def _parts(names: Sequence[str], seed: int) -> list[set[str]]:

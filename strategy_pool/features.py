@@ -20,6 +20,8 @@ LANDMARK_METHOD = "logistic"
 #: What they tell, and of what it counts how far a network is behind the best one.
 _LANDMARKS = ["probe", "knn", "separability", "dimension", "logme"]
 _GAPS = ("probe", "knn", "logme")
+#: How a history writes that a candidate has no numbers of its own.
+PLAIN = ("{}", "", "null")
 #: Where trials come from whose score is on no validation images, or whose network no other task has.
 _NOT_LEARNED = ("refit", "supernet")
 
@@ -106,8 +108,9 @@ def landmarks_of(trials: pd.DataFrame, catalog: Mapping[str, Strategy]) -> pd.Da
         ``probe`` (the score) and, where the trial left them, ``knn``, ``separability``, ``dimension`` and ``logme`` of
         the best such trial, by ``task_id`` and ``architecture``.
     """
-    fitted = {name for name, recipe in catalog.items() if recipe.method == LANDMARK_METHOD}
-    rows = trials[trials["strategy"].isin(fitted) & trials["score"].notna()]
+    rows = trials[_is_landmark(trials, catalog) & trials["score"].notna()]
+    if "overrides" in rows.columns:  # later trials have numbers of their own
+        rows = rows[rows["overrides"].isna() | rows["overrides"].isin(PLAIN)]
     keys = ["task_id", "architecture"]
     best = rows.sort_values("score", kind="stable").drop_duplicates(keys, keep="last")
     texts = best["metrics"] if "metrics" in best.columns else pd.Series(None, index=best.index, dtype=object)
@@ -115,6 +118,11 @@ def landmarks_of(trials: pd.DataFrame, catalog: Mapping[str, Strategy]) -> pd.Da
     found = pd.DataFrame([{"probe": score, **one} for score, one in zip(best["score"], told, strict=True)])
     found.index = pd.MultiIndex.from_frame(best[keys].astype(str))
     return found.reindex(columns=_LANDMARKS).astype(float)
+
+
+def _is_landmark(trials: pd.DataFrame, catalog: Mapping[str, Strategy]) -> pd.Series:
+    fitted = {name for name, recipe in catalog.items() if recipe.method == LANDMARK_METHOD}
+    return trials["strategy"].isin(fitted)
 
 
 def _landmarks(text: Any) -> dict[str, float]:
@@ -139,6 +147,9 @@ def _landmark_columns(found: pd.DataFrame, tasks: pd.Series, architectures: pd.S
 def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[str, Strategy]) -> TrialTable:
     """The trial table of a history; tasks of the same pictures are one group.
 
+    The first trials of every run have run by the time that others are ranked: what they found is among the features of
+    the others, and they are no rows themselves.
+
     Args:
         trials: as :meth:`strategy_pool.history.History.trials` gives them.
         tasks: as :meth:`strategy_pool.history.History.tasks` gives them.
@@ -153,6 +164,8 @@ def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[st
     told = pd.DataFrame(
         [_task_features(task.features) for task in tasks.itertuples()], index=tasks["task_id"].astype(str)
     )
+    found = landmarks_of(trials, catalog)
+    trials = trials[~_is_landmark(trials, catalog)].reset_index(drop=True)
     of_task = told.reindex(trials["task_id"].astype(str)).reset_index(drop=True)
     frame = pd.concat(
         [
@@ -165,11 +178,12 @@ def history_table(trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[st
                     "seconds": trials["seconds"],
                     "failed": trials["status"].eq("failed"),
                     "device.name": trials["device"],
+                    "overrides": trials["overrides"] if "overrides" in trials.columns else None,
                 }
             ),
             of_task,
             candidate_features(trials, catalog),
-            _landmark_columns(landmarks_of(trials, catalog), trials["task_id"], trials["architecture"]),
+            _landmark_columns(found, trials["task_id"], trials["architecture"]),
         ],
         axis=1,
     )

@@ -26,7 +26,7 @@ __all__ = ["History", "HistoryError", "default_url"]
 _BATCH = 400
 #: What a ranker learns from.
 _RANKING = (
-    "task_id", "candidate", "architecture", "resolution", "precision", "strategy", "overrides", "device", "score",
+    "uid", "task_id", "candidate", "architecture", "resolution", "precision", "strategy", "overrides", "device", "score",
     "seconds", "status", "source", "created",
 )  # fmt: skip
 #: Rows that are turned into a table at a time.

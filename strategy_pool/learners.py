@@ -21,7 +21,7 @@ _MANY = 256
 
 @dataclass
 class Trees:
-    """LightGBM over the features of a trial table (Ke et al. 2017).
+    """LightGBM over the features of a trial table (Ke et al. 2017); without any feature that differs, the mean.
 
     Attributes:
         trees, leaves, rate, least, columns: number of trees, leaves of each, learning rate, least rows of a leaf,
@@ -43,7 +43,10 @@ class Trees:
         frame = table.told().frame
         self.encoder = Encoder().fit(frame, table.features)
         encoded = self.encoder.transform(frame)
-        self.models = [self._train(frame, encoded, seed * 1000 + bag) for bag in range(self.bags)]
+        self.mean = float(self._labels(frame).mean()) if len(frame) else 0.0
+        # Where nothing tells rows apart there is nothing to learn but the mean.
+        bags = range(self.bags if self.encoder.columns else 0)
+        self.models = [self._train(frame, encoded, seed * 1000 + bag) for bag in bags]
         return self
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
@@ -57,6 +60,8 @@ class Trees:
             encoded: the rows.
             share: of the first model's trees that are asked; 1 asks all of all models.
         """
+        if not self.models:
+            return np.full(len(encoded), self.mean)
         threads = 1 if len(encoded) < _MANY else 0
 
         def of(model: lightgbm.Booster) -> np.ndarray:
@@ -68,6 +73,8 @@ class Trees:
 
     def contributions(self, frame: pd.DataFrame) -> pd.DataFrame:
         """What each feature adds to the predictions (Lundberg et al. 2018, TreeSHAP): one column per feature."""
+        if not self.models:
+            return pd.DataFrame(index=frame.index)
         encoded = self.encoder.transform(frame)
         each = [model.predict(encoded, pred_contrib=True, num_threads=1) for model in self.models]
         return pd.DataFrame(np.mean(each, axis=0)[:, :-1], index=frame.index, columns=self.encoder.columns)

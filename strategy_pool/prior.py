@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from strategy_pool.features import PLAIN
 from strategy_pool.strategy import Strategy
 from strategy_pool.trial_table import TrialTable
 
@@ -169,7 +170,8 @@ class Prior:
 def _candidates(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of a trial table of this engine as a history names their columns."""
     names = {"strategy": "candidate", "strategy.backbone": "architecture", "strategy.recipe": "strategy"}
-    return frame[list(names)].rename(columns=names)
+    kept = [*names, *(["overrides"] if "overrides" in frame.columns else [])]
+    return frame[kept].rename(columns=names)
 
 
 def _shrunk(mean: np.ndarray, n: np.ndarray, prior: np.ndarray, k: float) -> np.ndarray:
@@ -196,7 +198,7 @@ class _Past:
             return
         own = history
         if "overrides" in history.columns:  # with other numbers it is another recipe
-            own = history[history["overrides"].isna() | history["overrides"].isin(["{}", "", "null"])]
+            own = history[history["overrides"].isna() | history["overrides"].isin(PLAIN)]
         scored = _normalised(own, "strategy")
         if {"seconds", "status"} <= set(history.columns):
             self.timed = own[own["seconds"].notna() & own["status"].eq("completed")]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from strategy_pool._encoding import Encoder
 from strategy_pool.baselines import HistoryAverage, Learner, model_column, models_of
@@ -28,17 +29,18 @@ MEMBERS: Mapping[str, Callable[[], Learner]] = {
     "lambdarank": lambda: LambdaRank(trees=300),
     "regression": lambda: Regression(trees=300, bags=2),
 }
-#: With fewer past tasks than this there is nothing to validate a learned member on.
+#: With fewer groups of past tasks than this there is nothing to validate a learned member on.
 LEAST_TASKS = 3
-#: Past tasks are left out in so many parts to find the shares of the members.
+#: Groups of past tasks are left out in so many parts to find the shares of the members.
 INNER_FOLDS = 5
 #: Shares are multiples of one in so many.
 _STEPS = 4
-#: A mixture has to beat the floor by so many standard errors of the paired difference.
-_STANDARD_ERRORS = 1.0
+#: A mixture has to beat the floor beyond this quantile of the t distribution of the paired difference.
+_SURE = 0.975
 #: Tasks with more trials are learned from a sample of them.
 MOST_TRIALS = 10_000
-#: What is learned by trees is learned from about so many rows, and from at least so many of each task.
+#: What is learned by trees is learned from about so many rows, and from at least so many of each task; where tasks are
+#: too many for that, some are drawn.
 MOST_ROWS, LEAST_ROWS = 20_000, 50
 #: Candidates whose values are drawn: the best expected ones, and the best expected ones per second.
 _DRAWN = 250
@@ -130,16 +132,19 @@ class Ranker:
     def fit(self, table: TrialTable, seed: int) -> Ranker:
         """Learn from the trials of past tasks."""
         told = table.told().subsampled(MOST_TRIALS, seed)
-        sample = told.subsampled(max(LEAST_ROWS, MOST_ROWS // max(1, len(told.tasks))), seed)
+        drawn = told.drawn(MOST_ROWS // LEAST_ROWS, seed)
+        sample = drawn.subsampled(max(LEAST_ROWS, MOST_ROWS // max(1, len(drawn.tasks))), seed)
         self.shares, self.gain = {FLOOR: 1.0}, (0.0, 0.0)
         self.spread = None
         self.pace, self.risk = None, None
         self.model = model_column(told.features)
-        if len(told.tasks) >= LEAST_TASKS:
+        if len(set(sample.groups().values())) >= LEAST_TASKS:
             left_out = self._left_out(told, sample, seed)
             if told.features:
                 self.shares, self.gain = choose_shares(
-                    [(left.predicted, left.values) for left in left_out], seed
+                    [(left.predicted, left.values) for left in left_out],
+                    seed,
+                    [left.group for left in left_out],
                 )
             self.spread = self._spread_of(left_out)
         if (told.frame["seconds"] > 0).mean() > 0.5:
@@ -275,24 +280,26 @@ class Ranker:
         )
 
     def _left_out(self, told: TrialTable, sample: TrialTable, seed: int) -> list[_Past]:
-        """What each member says of the past tasks, each left out of what it learned from."""
-        tasks = told.tasks
-        shuffled = np.random.default_rng(seed).permutation(tasks)
+        """What each member says of the past tasks, each group of them left out of what it learned from."""
+        tasks, group = told.tasks, told.groups()
+        groups = sorted(set(sample.groups().values()))
+        shuffled = np.random.default_rng(seed).permutation(groups)
         members = self.members if told.features else {FLOOR: self.members[FLOOR]}
 
         def of_part(part: np.ndarray) -> list[_Past]:
-            judged = set(part.tolist())
-            learned = [task for task in tasks if task not in judged]
+            away = set(part.tolist())
+            judged = [task for task in sample.tasks if group[task] in away]
+            learned = [task for task in tasks if group[task] not in away]
             by_task: dict[str, _Past] = {}
             for name, make in members.items():
                 fitted = make().fit((told if name == FLOOR else sample).of(learned), seed)
                 for left in predictions(fitted, sample.of(judged)):
                     models = models_of(left.shown, self.model)
-                    past = by_task.setdefault(left.task, _Past({}, left.values, models))
+                    past = by_task.setdefault(left.task, _Past({}, left.values, models, group[left.task]))
                     past.predicted[name] = left.predicted
             return [by_task[task] for task in sorted(by_task)]
 
-        parts = np.array_split(shuffled, min(INNER_FOLDS, len(tasks)))
+        parts = np.array_split(shuffled, min(INNER_FOLDS, len(groups)))
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:  # LightGBM lets go of the interpreter's lock
             return [past for found in threads.map(of_part, parts) for past in found]
 
@@ -369,6 +376,7 @@ class _Past:
     predicted: dict[str, np.ndarray]
     values: np.ndarray
     models: np.ndarray
+    group: str
 
 
 def learn_pace(table: TrialTable, seed: int) -> Learner:
@@ -392,13 +400,16 @@ def mix(predicted: Mapping[str, np.ndarray], shares: Mapping[str, float]) -> np.
 
 
 def choose_shares(
-    left_out: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]], seed: int
+    left_out: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]],
+    seed: int,
+    groups: Sequence[str] | None = None,
 ) -> tuple[dict[str, float], tuple[float, float]]:
     """Find the weights with the highest mean NDCG@10; the floor alone, unless they are clearly better.
 
     Args:
         left_out: per task the predictions of each member, float [n], and the normalised scores, float [n].
         seed: of the order of ties.
+        groups: of each task; tasks of one group are one witness. By default each is its own.
 
     Returns:
         The weights that are not 0, and the gain over the floor with its standard error.
@@ -413,9 +424,12 @@ def choose_shares(
         scores = _scores(left_out, shares, seed)
         if scores.mean() > best_scores.mean():
             best, best_scores = shares, scores
-    difference = best_scores - floor
+    each = pd.Series(best_scores - floor)
+    difference = each.groupby(list(groups) if groups is not None else each.index).mean().to_numpy()
+    if len(difference) < 2:
+        return {FLOOR: 1.0}, (0.0, 0.0)
     gain, error = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    if gain <= _STANDARD_ERRORS * error:
+    if gain <= float(t.ppf(_SURE, len(difference) - 1)) * error:
         return {FLOOR: 1.0}, (0.0, 0.0)
     return best, (gain, error)
 

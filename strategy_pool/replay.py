@@ -63,7 +63,8 @@ def courses(table: TrialTable, curves: pd.DataFrame | None = None) -> dict[str, 
     """The course of every trial whose length is known.
 
     A trial with a curve takes as long as its epochs together; one without takes its ``seconds``, and its score is there
-    at the end.
+    at the end. A trial that failed takes its time and leaves nothing. Of several trials of a strategy on a task the curve
+    is their mean, epoch by epoch.
 
     Args:
         table: all trials.
@@ -72,17 +73,24 @@ def courses(table: TrialTable, curves: pd.DataFrame | None = None) -> dict[str, 
     frame = table.told().frame
     scale = frame.groupby("task", observed=True)["score"].agg(["min", "max"])
     known = set(zip(frame["task"].astype(str), frame["strategy"].astype(str), strict=True))
+    lost = frame[frame["failed"]]
+    failed = set(zip(lost["task"].astype(str), lost["strategy"].astype(str), strict=True))
     found: dict[str, dict[str, Course]] = {str(task): {} for task in scale.index}
     for row in frame[frame["seconds"].notna()].itertuples():
-        found[str(row.task)][str(row.strategy)] = Course(np.array([row.seconds]), np.array([row.value]))
+        found[str(row.task)][str(row.strategy)] = Course(
+            np.array([row.seconds]), np.array([0.0 if row.failed else row.value])
+        )
     if curves is None:
         return found
     for (task, strategy), rows in curves.groupby(["task", "strategy"], sort=False):
         if (task, strategy) not in known:
             continue
+        rows = rows.groupby("epoch", sort=True)[["score", "seconds"]].mean()
         low, high = scale.loc[task, "min"], scale.loc[task, "max"]
         values = ((rows["score"].to_numpy(dtype=float) - low) / (high - low)).clip(0.0, 1.0)
         values = np.maximum.accumulate(np.nan_to_num(values, nan=0.0))
+        if (task, strategy) in failed:
+            values = np.zeros_like(values)
         found[task][strategy] = Course(rows["seconds"].to_numpy(dtype=float).cumsum(), values)
     return found
 

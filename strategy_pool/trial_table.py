@@ -66,6 +66,13 @@ class TrialTable:
         """Without the tasks whose scores are all equal: they tell nothing about any order."""
         return TrialTable(self.frame[self.frame["value"].notna()].reset_index(drop=True), self.notes)
 
+    def drawn(self, most: int, seed: int) -> TrialTable:
+        """With at most so many tasks, drawn at random."""
+        tasks = self.tasks
+        if len(tasks) <= most:
+            return self
+        return self.of(np.random.default_rng(seed).choice(tasks, most, replace=False).tolist())
+
     def subsampled(self, most: int, seed: int) -> TrialTable:
         """With at most so many trials of each task, drawn at random, its best one among them."""
         sizes = self.frame["task"].value_counts()

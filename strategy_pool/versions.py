@@ -16,10 +16,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from strategy_pool._saved import load, save
 from strategy_pool.ranker import Ranker
 
 _NUMBER = re.compile(r"[0-9]{4,}")
+_LEARNED = "learned.npy"
 
 
 class VersionError(ValueError):
@@ -83,12 +86,32 @@ class Versions:
         number = self.in_use
         return None if number is None else load(self._of(number))
 
-    def publish(self, ranker: Ranker, about: Mapping[str, Any]) -> int:
+    def data(self, number: int) -> str:
+        """Hash of the trials that a version was learned from; empty where it cannot be read."""
+        try:
+            return str(self.about(number).get("data", ""))
+        except VersionError:
+            return ""
+
+    def learned(self, number: int) -> np.ndarray:
+        """By what the trials that a version was learned from are known again, uint64 [n].
+
+        Raises:
+            VersionError: it cannot be read.
+        """
+        try:
+            found: np.ndarray = np.load(self._of(number) / _LEARNED, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise VersionError(f"version {number} of the ranker cannot be read: {error}") from None
+        return found
+
+    def publish(self, ranker: Ranker, about: Mapping[str, Any], learned: np.ndarray) -> int:
         """Add a version and use it.
 
         Args:
             ranker: fitted.
             about: plain values; the number is added.
+            learned: by what the trials that it was learned from are known again, uint64 [n].
 
         Returns:
             Its number.
@@ -101,6 +124,7 @@ class Versions:
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
         try:
             save(ranker, temporary)
+            np.save(temporary / _LEARNED, learned)
             told = json.dumps({"version": number, **about}, indent=1)
             (temporary / "about.json").write_text(told, encoding="utf-8")
             for path in temporary.iterdir():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from automl import home
 from automl.data import _build, load_dataset
+from automl.device import cores
 from automl.errors import InputError
 from automl.run import Run
 from automl.task import Task
@@ -68,7 +68,7 @@ def submit(data: object, run: Path, *more: object) -> Done:
         (["-c", "latency_ms>=5"], ["latency_ms is a cost", "'latency_ms<=5'"]),
         (["-c", "latency_ms<=-5"], ["must be above 0"]),
         (["--device", "gpu:0"], ["'gpu:0' is not known", "did you mean 'cuda:0'?"]),
-        (["--device", f"cpu:{(os.cpu_count() or 1) + 1}"], ["this machine has", "cores"]),
+        (["--device", f"cpu:{cores() + 1}"], ["this machine has", "cores"]),
         (["--device", "cuda:99"], ["'cuda:99'", "this machine has", "GPU"]),
         (["--budget", "3s"], ["3 seconds", "at least 10"]),
         (["--budget", "20x"], ["unit 'x' is not known"]),

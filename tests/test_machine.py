@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from automl.device import Device
+from automl.device import Device, cores
 from automl.errors import InputError
-from automl.machine import fitting, gpus, require_runtime, trial_resources
+from automl.machine import fitting, gpus, places, require_runtime, trial_resources
 from automl.ticker import Ticker
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 8))
-def test_so_many_trials_fit_at_a_time(workers: int, cores: int, found: int) -> None:
-    each = trial_resources(workers, cores, found)
+def test_so_many_trials_fit_at_a_time(workers: int, processors: int, found: int) -> None:
+    each = trial_resources(workers, processors, found)
     assert each["cpu"] >= 1
-    assert each["cpu"] * workers <= max(cores, workers)
+    assert each["cpu"] * workers <= max(processors, workers)
     assert ("gpu" in each) == (found > 0)
     if found:
         assert 0 < each["gpu"] <= 1
@@ -27,14 +27,37 @@ def test_so_many_trials_fit_at_a_time(workers: int, cores: int, found: int) -> N
 
 @given(st.integers(1, 32), st.integers(1, 64), st.integers(0, 8), st.integers(1, 64), st.integers(0, 8))
 def test_no_trial_asks_for_more_than_a_cluster_has(
-    workers: int, cores: int, found: int, there: int, graphics: int
+    workers: int, processors: int, found: int, there: int, graphics: int
 ) -> None:
-    wanted = trial_resources(workers, cores, found)
-    each = fitting(wanted, {"CPU": float(there), "GPU": float(graphics)}, workers)
+    wanted = trial_resources(workers, processors, found)
+    each = fitting(wanted, [{"CPU": float(there), "GPU": float(graphics)}], workers)
     assert 1 <= each["cpu"] <= max(1, there)
     assert each["cpu"] <= wanted["cpu"]
     assert each.get("gpu", 0.0) <= graphics
-    assert fitting({"cpu": 1, "special": 2}, {"CPU": 4.0}, workers)["special"] == 2
+    assert fitting({"cpu": 1, "special": 2}, [{"CPU": 4.0}], workers)["special"] == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 16), st.integers(0, 4)), min_size=1, max_size=5), st.integers(1, 8))
+def test_a_trial_fits_on_one_machine(machines: list[tuple[int, int]], workers: int) -> None:
+    there = [{"CPU": float(c), "GPU": float(g)} for c, g in machines]
+    each = fitting({"cpu": 64, "gpu": 1.0}, there, workers)
+    asked = {name.upper(): amount for name, amount in each.items()}
+    if any(c > 0 for c, _ in machines) and "gpu" not in each:
+        assert places(asked, there) >= 1
+    assert places(asked, there) == sum(places(asked, [one]) for one in there)
+
+
+def test_what_is_left_over_on_each_machine_makes_no_place() -> None:
+    assert places({"CPU": 3.0}, [{"CPU": 4.0}, {"CPU": 5.0}, {"memory": 1.0}]) == 2
+    assert places({"CPU": 1.0, "GPU": 0.5}, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}]) == 2
+    assert fitting({"cpu": 8}, [{}, *[{"CPU": 4.0}] * 4], 2) == {"cpu": 4}
+
+
+def test_only_cores_that_may_be_used_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {3}, raising=False)
+    assert cores() == 1 and trial_resources(4, found=0) == {"cpu": 1}
+    with pytest.raises(InputError, match="this machine has 1 cores for this process"):
+        Device.parse("cpu:2")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def url(tmp_path: Path) -> str:
     rng = np.random.default_rng(0)
     with History(found) as history:
         for task in range(9):
-            many = task % 3 == 2
+            many = task % 2 == 1
             images = 50.0 + task if not many else 9000.0 + task
             history.add_task(f"t{task}", {"name": "n", "features": {"images": images}})
             for network in ("small_cnn_xs", "small_cnn_s"):

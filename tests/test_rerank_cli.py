@@ -80,3 +80,17 @@ def test_with_seconds_there_is_a_replay(table: Path, tmp_path: Path) -> None:
     timed = automl("rerank", "evaluate", "--table", table, "--curves", tmp_path / "curves.parquet", "--json")
     assert any(point["seconds"] < 60.0 for point in timed.last_json["replay"]["ranker"])
     refused(automl("rerank", "evaluate", "--table", table, "--curves", table), "curves", "no column 'epoch'")
+
+
+@pytest.mark.parametrize("columns", [(), ("strategy.same",), ("task.level",)])
+@pytest.mark.parametrize("options", [(), ("--past", 1, "--draws", 2)])
+def test_tables_without_a_feature_that_tells_are_judged(
+    tmp_path: Path, columns: tuple[str, ...], options: tuple[object, ...]
+) -> None:
+    rows = [(f"t{t}", f"s{s}", 0.1 * s + t, 1.0, float(t)) for t in range(4) for s in range(6)]
+    frame = pd.DataFrame(rows, columns=["task", "strategy", "score", "strategy.same", "task.level"])
+    frame[["task", "strategy", "score", *columns]].to_csv(tmp_path / "plain.csv", index=False)
+    done = automl("rerank", "evaluate", "--table", tmp_path / "plain.csv", "--json", *options)
+    assert done.code == 0, done.err
+    methods = done.last_json["methods"]
+    assert methods["ranker"] == methods["history_average"]

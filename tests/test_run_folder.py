@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from automl import engine
+from automl import engine, new_run_folder
 from automl.errors import InputError
-from automl.run_folder import REMEMBERED, WRITTEN, as_asked, changed_limits, require_free, told_sets
+from automl.run_folder import (
+    REMEMBERED,
+    WRITTEN,
+    RunFolder,
+    as_asked,
+    changed_limits,
+    require_free,
+    told_sets,
+)
 from automl.task import Constraint, Task
 
 from ._command import automl, refused
@@ -136,3 +146,57 @@ def test_a_demonstration_replaces_only_a_demonstration(
     (tmp_path / "demo" / "old.txt").write_text("old")
     run_demo(tmp_path / "demo", "30s")
     assert not (tmp_path / "demo").exists()
+
+
+# --- one process at a time --------------------------------------------------------------------------
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("automl.run_folder._PATIENCE", 0.3)
+    first = RunFolder(tmp_path / "run", tmp_path / "data", False)
+    with pytest.raises(InputError, match="another process writes to"):
+        RunFolder(tmp_path / "run", tmp_path / "data", False)
+    first.close()
+    second = RunFolder(tmp_path / "run", tmp_path / "data", False)
+    assert second.run_id != first.run_id
+    second.close()
+
+
+def test_what_waits_for_a_refused_run_gets_the_folder_whole(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run", tmp_path / "data", False)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(RunFolder, tmp_path / "run", tmp_path / "data", False)
+        time.sleep(0.3)
+        first.undo()
+        first.close()
+        second = waiting.result(10)
+    assert (tmp_path / "run" / "search").is_dir()
+    second.undo()
+    second.close()
+
+
+def test_of_two_that_began_at_the_same_time_the_later_is_refused(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run", tmp_path / "data", False)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(RunFolder, tmp_path / "run", tmp_path / "data", False)
+        time.sleep(0.3)
+        (tmp_path / "run" / "search" / "task.json").write_text("{}")
+        first.close()
+        with pytest.raises(InputError, match="holds a run already"):
+            waiting.result(10)
+
+
+def test_a_resumed_run_is_the_same_one_wherever_it_lies(tmp_path: Path) -> None:
+    values = begun(tmp_path, tmp_path / "run")
+    old = RunFolder(tmp_path / "run", tmp_path, True)
+    old.close()
+    assert old.run_id == str(tmp_path / "run")  # of a version that knew runs by their folders
+    (tmp_path / "run" / "search" / "task.json").write_text(json.dumps({**values, "run_id": "abc"}))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = RunFolder(tmp_path / "moved", tmp_path, True)
+    moved.close()
+    assert moved.run_id == "abc"
+
+
+def test_names_of_new_run_folders_differ(tmp_path: Path) -> None:
+    assert len({new_run_folder(tmp_path) for _ in range(5)}) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,47 @@ def test_a_finished_run_is_not_overwritten_and_resumes(run: Any) -> None:
     url = f"sqlite:///{run.folder.parent}/history.db"
     again = small(data, run.folder, "latency_ms<=50", "size_mb<=2", resume=True, history_url=url)
     assert list(again.trials["trial_id"])[: len(done)] == done
+
+
+def test_runs_in_one_folder_are_two_and_a_moved_one_stays_one(tmp_path: Path) -> None:
+    from strategy_pool.history import History
+
+    data = write_shapes(tmp_path / "shapes", per_class=8)
+    url = f"sqlite:///{tmp_path}/history.db"
+
+    def known() -> list[str]:
+        with History(url) as history:
+            return [str(uid) for uid in history.trials()["uid"]]
+
+    small(data, tmp_path / "run", history_url=url)
+    first = known()
+    assert first and str(tmp_path) not in " ".join(first)
+    shutil.rmtree(tmp_path / "run")
+    small(data, tmp_path / "run", history_url=url)
+    both = known()
+    assert len(both) == 2 * len(first) and set(first) < set(both)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    small(data, tmp_path / "moved", resume=True, history_url=url)
+    assert set(both) <= set(known()) and len(known()) <= len(both) + 1  # a refit may be made anew
+
+
+def test_a_finish_that_is_broken_off_leaves_the_earlier_result(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from automl.finish import Finisher
+
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    before = {name: (folder / name).read_bytes() for name in FILES}
+
+    def fails(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Finisher, "_score", fails)
+    data = Path(run.to_dict()["task"]["data"])
+    with pytest.raises(KeyboardInterrupt):
+        small(data, folder, "size_mb<=1", resume=True, history_url=f"sqlite:///{tmp_path}/history.db")
+    assert {name: (folder / name).read_bytes() for name in FILES} == before
 
 
 def test_limits_that_nothing_keeps_still_give_the_closest_model(tmp_path: Path) -> None:

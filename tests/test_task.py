@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from automl.device import Device
+from automl.device import Device, cores
 from automl.errors import InputError, did_you_mean
 from automl.task import (
     CLASS_METRICS,
     COST_METRICS,
+    MOST_SEED,
     QUALITY_METRICS,
     Budget,
     Constraint,
@@ -25,6 +26,7 @@ from automl.task import (
     Task,
     check_class_names,
     check_constraints,
+    check_measurable,
     parse_limits_file,
 )
 
@@ -269,7 +271,7 @@ def test_any_text_is_a_budget_or_an_error(text: str) -> None:
     assert 10 <= seconds <= 366 * 86400
 
 
-@given(st.one_of(st.builds(Device, st.just("cpu"), st.integers(1, os.cpu_count() or 1)),
+@given(st.one_of(st.builds(Device, st.just("cpu"), st.integers(1, cores())),
                  st.builds(Device, st.just("cuda"), st.integers(0, 99))))  # fmt: skip
 def test_a_device_parses_back(device: Device) -> None:
     assert Device.parse(str(device)) == device
@@ -295,7 +297,7 @@ def test_a_device_like_nothing() -> None:
     refused(lambda: Device.parse(""), "is not known", "use cpu:1")
 
 
-@pytest.mark.parametrize("number", [0, (os.cpu_count() or 1) + 1, 10**30])
+@pytest.mark.parametrize("number", [0, cores() + 1, 10**30])
 def test_threads_that_the_machine_has_not(number: int) -> None:
     refused(lambda: Device.parse(f"cpu:{number}"), "this machine has", "cpu:1 to cpu:")
 
@@ -403,3 +405,16 @@ def test_did_you_mean() -> None:
     assert did_you_mean("zzz", ["train"]) == "; known: train"
     assert did_you_mean("x", []) == "; none exist"
     assert did_you_mean("zzz", [f"c{i}" for i in range(20)]).endswith("c11, … 8 more")
+
+
+def test_seeds_that_trials_could_not_have(tmp_path: Path) -> None:
+    refused(lambda: Task.make(tmp_path, seed=-1), "at least 0")
+    refused(lambda: Task.make(tmp_path, seed=2**53), "at most")
+    assert Task.make(tmp_path, seed=MOST_SEED).seed * 1000 + 999 < 2**53
+
+
+def test_memory_is_limited_on_a_processor_only() -> None:
+    limits = [Constraint.parse("memory_mb<=300")]
+    refused(lambda: check_measurable(Device("cuda", 0), limits), "measured on a CPU only")
+    check_measurable(Device("cpu", 1), limits)
+    check_measurable(Device("cuda", 0), [Constraint.parse("size_mb<=3")])

@@ -19,7 +19,7 @@ import numpy as np
 
 from automl.data._cache import LAYOUT, disk_errors, need_space
 from automl.data._checks import Facts
-from automl.data._decode import image_size
+from automl.data._decode import DecodeError, decode_image, image_size, is_passing
 from automl.data._decoder import Decoded, Decoder
 from automl.data._duplicates import THUMB, components, group_edges, near_duplicates
 from automl.data._listing import Listing
@@ -35,6 +35,13 @@ _MIN_SIDE = 8
 _SIZE_SAMPLE = 2000
 #: Pixels of so many bytes are decoded and handed over at a time, in chunks of 4 to 64 images.
 _CHUNK_BYTES = 1 << 20
+#: Of a data set, beside ``dataset.json`` and ``images.u8``.
+_FILES = (
+    "labels.npy", "rows.npy", "units.npy", "near.npy", "groups.npy", "given.npy", "texts.json", "names.npy", "names.u8",
+    "thumbs.u8",
+)  # fmt: skip
+#: Files that could not be read, of which so many are tried again.
+_TRIED_AGAIN = 20
 
 Progress = Callable[[int, int], None]
 
@@ -73,8 +80,31 @@ def build(listing: Listing, base: Path, progress: Progress | None) -> None:
 
 
 def is_complete(base: Path) -> bool:
-    """Whether a data set of this layout lies there."""
-    return (base / "dataset.json").is_file()
+    """Whether a data set of this layout lies there, with all its files."""
+    try:
+        facts = json.loads((base / "dataset.json").read_text("ascii"))["facts"]
+        whole = int(facts["stored"]) * int(facts["side"]) ** 2 * 3
+        return (base / "images.u8").stat().st_size == whole and all(
+            (base / name).is_file() for name in _FILES
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def may_have_healed(base: Path, listing: Listing) -> bool:
+    """Whether a file can be read now that could not when the data set was decoded, as a disk or a right was missing."""
+    if not len(listing.paths):
+        return False
+    facts = json.loads((base / "dataset.json").read_text("ascii"))["facts"]
+    names = {one["name"] for one in facts["unreadable"] if is_passing(one["reason"])}
+    if not names:
+        return False
+    places = [at for at, name in enumerate(listing.names) if name in names][:_TRIED_AGAIN]
+    for at in places:
+        with contextlib.suppress(DecodeError):
+            decode_image(listing.paths[at])
+            return True
+    return False
 
 
 def worker_count() -> int:

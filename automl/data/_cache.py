@@ -160,15 +160,22 @@ def evict(folder: Path, *, keep: int, until_free: int | None = None) -> list[str
     for base, size, _time in entries:
         if total <= keep or (until_free is not None and shutil.disk_usage(folder).free >= until_free):
             break
-        with _try_lock(_lock_path(base, "use")) as mine:
-            if mine:
-                doomed = base.with_name(f"{base.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
-                with contextlib.suppress(OSError):
-                    os.rename(base, doomed)
-                    shutil.rmtree(doomed, ignore_errors=True)
-                    total -= size
-                    removed.append(base.name)
+        if discard(base):
+            total -= size
+            removed.append(base.name)
     return removed
+
+
+def discard(base: Path) -> bool:
+    """Remove a data set that nobody uses; whether it is gone."""
+    with _try_lock(_lock_path(base, "use")) as mine:
+        if mine:
+            doomed = base.with_name(f"{base.name}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+            with contextlib.suppress(OSError):
+                os.rename(base, doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+                return True
+    return False
 
 
 @contextlib.contextmanager

@@ -13,8 +13,16 @@ from typing import Any
 import numpy as np
 
 from automl.data import _splits
-from automl.data._build import build, is_complete, open_texts
-from automl.data._cache import LAYOUT, InUse, building, datasets_folder, default_cache_dir, disk_errors
+from automl.data._build import build, is_complete, may_have_healed, open_texts
+from automl.data._cache import (
+    LAYOUT,
+    InUse,
+    building,
+    datasets_folder,
+    default_cache_dir,
+    discard,
+    disk_errors,
+)
 from automl.data._checks import DataReport, Facts, make_report
 from automl.data._levels import ImageLevel, open_level
 from automl.data._listing import PARTS
@@ -239,6 +247,8 @@ def load_dataset(
         listed(listing.class_names)
     folder = datasets_folder(default_cache_dir() if cache_dir is None else Path(cache_dir))
     base = folder / listing.key(LAYOUT)
+    if is_complete(base) and may_have_healed(base, listing):
+        discard(base)
     in_use = InUse(base)
     try:
         if not is_complete(base):

@@ -64,7 +64,20 @@ _DAMAGE = (
 #: Where an orientation may be told, as Pillow names it in ``info``; in a TIFF it is among the tags.
 _SAYS_WHAT_IS_UP = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
+#: Reasons that lie in the machine: rights, disks, memory.
+_NO_RIGHT, _NO_MEMORY, _BROKEN = (
+    "no permission to read the file",
+    "too large for the memory of this machine",
+    "damaged: ",
+)
+_PASSING = (_NO_RIGHT, _NO_MEMORY, f"{_BROKEN}[Errno ")
+
 _large = threading.Semaphore(1)
+
+
+def is_passing(reason: str) -> bool:
+    """Whether a file may be read later that could not be: it was not the image's fault."""
+    return reason.startswith(_PASSING)
 
 
 class DecodeError(ValueError):
@@ -109,7 +122,7 @@ def decode_image(source: str | Path | bytes, *, large: bool = True) -> Image.Ima
     except FileNotFoundError:
         raise DecodeError("file does not exist") from None
     except PermissionError:
-        raise DecodeError("no permission to read the file") from None
+        raise DecodeError(_NO_RIGHT) from None
     except UnidentifiedImageError:
         if _is_empty(source):
             raise DecodeError("empty file") from None
@@ -117,10 +130,10 @@ def decode_image(source: str | Path | bytes, *, large: bool = True) -> Image.Ima
     except Image.DecompressionBombError:
         raise DecodeError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except MemoryError:
-        raise DecodeError("too large for the memory of this machine") from None
+        raise DecodeError(_NO_MEMORY) from None
     except (*_DAMAGE, struct.error, zlib.error) as error:
         text = " ".join(str(error).split())[:120]
-        raise DecodeError(f"damaged: {text or type(error).__name__}") from None
+        raise DecodeError(f"{_BROKEN}{text or type(error).__name__}") from None
 
 
 def _stream(source: str | Path | bytes) -> Any:

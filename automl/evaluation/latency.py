@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from automl.device import Device
+from automl.device import Device, cores
 from automl.errors import AutomlError
 from automl.evaluation.quiet import quiet_machine
 
@@ -218,11 +218,11 @@ class Timer:
 
     def _start(self) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.device.threads)}
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
         def pin() -> None:
-            if self.device.kind == "cpu" and len(cores) > self.device.threads:
-                os.sched_setaffinity(0, set(cores[-self.device.threads :]))
+            if self.device.kind == "cpu" and len(allowed) > self.device.threads:
+                os.sched_setaffinity(0, set(allowed[-self.device.threads :]))
 
         return subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("_timer.py"))],
@@ -231,7 +231,7 @@ class Timer:
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
-            preexec_fn=pin if cores else None,
+            preexec_fn=pin if allowed else None,
             start_new_session=True,
         )
 
@@ -291,7 +291,7 @@ def device_name(device: Device) -> str:
             processor = next((line for line in handle if line.startswith("model name")), processor)
     except OSError:
         pass
-    text = f"{processor.strip()}|{os.cpu_count()}|{onnxruntime.__version__}"
+    text = f"{processor.strip()}|{cores()}|{onnxruntime.__version__}"
     if device.kind == "cuda":
         text += f"|{os.environ.get('CUDA_VISIBLE_DEVICES')}|{_graphics_cards()}"
     if device.profile:

@@ -15,7 +15,7 @@ from automl.candidate import Candidate
 from automl.records import INTERRUPTED, WORKER_DIED, Outcome, Progress, TrialSpec
 from automl.search._session import outcome_of, request_stop
 from automl.search.proposer import Proposer
-from automl.search.store import read_outcome, write_outcome, write_spec
+from automl.search.store import mark_lost, read_outcome, write_outcome, write_spec
 
 MakeSpec = Callable[[Candidate, float], TrialSpec]
 Violations = Callable[[TrialSpec, Outcome], Mapping[str, float]]
@@ -67,6 +67,8 @@ class Driver:
     Args:
         clock: seconds; the deadline and all times here are on it. Where trials are only recorded ones, it is theirs.
         keep: called with each specification before its trial is given out; by default it goes to disk.
+        machines_go: trials run on other machines, which may go: a trial that is lost with its worker is given out again,
+            once, and nobody but its folder knows.
     """
 
     def __init__(
@@ -81,10 +83,14 @@ class Driver:
         listener: Listener | None,
         clock: Callable[[], float] = time.monotonic,
         keep: Callable[[TrialSpec], None] = write_spec,
+        machines_go: bool = False,
     ) -> None:
         self._deadline = deadline
         self._clock = clock
         self._keep = keep
+        self.machines_go = machines_go
+        self._again: list[TrialSpec] = []
+        self._lost: set[str] = set()
         self.running: dict[str, Running] = {}
         self.interrupted = False
         self.ending_since: float | None = None
@@ -118,11 +124,9 @@ class Driver:
             return None
         left = self.deadline - self._clock()
         try:
-            busy = [item.spec.candidate for item in self.running.values()]
-            candidate = self._proposer.propose(busy, left)
-            if candidate is None:
+            spec = self._lost_one(left) or self._new_one(left)
+            if spec is None:
                 return None
-            spec = self._make_spec(candidate, left)
             self._keep(spec)
             self.running[spec.trial_id] = Running(spec, self._clock())
             if self._listener is not None:
@@ -132,10 +136,21 @@ class Driver:
             return None
         return spec
 
+    def _new_one(self, left: float) -> TrialSpec | None:
+        busy = [item.spec.candidate for item in self.running.values()]
+        candidate = self._proposer.propose(busy, left)
+        return None if candidate is None else self._make_spec(candidate, left)
+
+    def _lost_one(self, left: float) -> TrialSpec | None:
+        if not self._again:
+            return None
+        spec = self._again.pop(0)
+        return spec if spec.seconds is None else dataclasses.replace(spec, seconds=min(spec.seconds, left))
+
     @property
     def over(self) -> bool:
         """Whether the search ends once :meth:`next_trial` returned None: nothing runs, so nothing will change."""
-        return self.ending or not self.running
+        return self.ending or not (self.running or self._again)
 
     def began(self, trial_id: str) -> None:
         """A worker took up the trial."""
@@ -171,6 +186,11 @@ class Driver:
         folder = Path(spec.folder)
         if outcome is None:
             outcome = read_outcome(folder)
+        if self._is_lost(item, outcome):
+            self._lost.add(trial_id)
+            mark_lost(folder)
+            self._again.append(spec)
+            return
         if outcome is None:
             outcome = self._made_up(item, error)
             write_outcome(folder, outcome)
@@ -197,6 +217,14 @@ class Driver:
                 self._listener.finished(spec, outcome)
         except Exception as raised:
             self._give_up(raised)
+
+    def _is_lost(self, item: Running, outcome: Outcome | None) -> bool:
+        """Whether its worker went without being told to, for the first time."""
+        if not self.machines_go or self.ending or item.spec.trial_id in self._lost:
+            return False
+        if item.killed is not None or item.stopping is not None:
+            return False
+        return outcome is None or (outcome.status == "stopped" and outcome.error == INTERRUPTED)
 
     def poll(self) -> None:
         """Look at the clock and at ``should_stop`` (five times a second); when it is time, end the search."""

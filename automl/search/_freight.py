@@ -14,10 +14,10 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from automl.errors import AutomlError
 from automl.records import TrialSpec
@@ -30,6 +30,11 @@ CHUNK = 16 * 2**20
 ALWAYS = "AUTOML_NO_SHARED_DISK"
 #: What was brought for a trial, beside what it left.
 BROUGHT_FILE = "brought.json"
+#: In the folder of a run on a node: locked by each process that uses it.
+_HELD_FILE = ".held"
+_held: dict[Path, TextIO] = {}
+#: Folder of a data set with sizes that whoever needs one derives, and endings of files that come and go.
+_DERIVED, _PASSING = "levels", (".part", ".tmp", ".lock")
 _LOCAL = "local-dir:"
 _DONE = ".complete"
 
@@ -65,14 +70,20 @@ class Porter:
         return self._name
 
     def listing(self, folder: str) -> list[tuple[str, int]]:
-        """Relative path and bytes of every file below a folder.
+        """Relative path and bytes of every file below a folder that a node cannot make itself.
 
         Raises:
             PermissionError: it lies outside what may be read.
         """
         root = self._inside(folder, self._readable)
-        files = sorted(path for path in root.rglob("*") if path.is_file())
-        return [(str(path.relative_to(root)), path.stat().st_size) for path in files]
+        found = []
+        for path in sorted(root.rglob("*")):
+            if path.parent.name == _DERIVED or path.suffix in _PASSING:
+                continue
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    found.append((str(path.relative_to(root)), path.stat().st_size))
+        return found
 
     def read(self, file: str, offset: int) -> bytes:
         """:data:`CHUNK` bytes of a file, fewer at its end.
@@ -115,7 +126,7 @@ class Freight:
 
     Args:
         call: calls a method of the porter by name and returns what it returns.
-        home: folder of this node.
+        home: folder of the run on this node, from :func:`hold`.
     """
 
     def __init__(self, call: Callable[..., Any], home: Path) -> None:
@@ -236,6 +247,34 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def hold(root: Path, name: str) -> Path:
+    """The folder of a run on this node, for as long as this process lives; those that no process holds any more go.
+
+    Args:
+        root: of all runs on this node.
+        name: of the run's porter.
+    """
+    place = root / name
+    if place not in _held:
+        with _locked(root / ".lock"):
+            place.mkdir(exist_ok=True)
+            _held[place] = open(place / _HELD_FILE, "w")  # noqa: SIM115 - open until the process ends
+            fcntl.flock(_held[place], fcntl.LOCK_SH)
+            for other in root.iterdir():
+                if other.is_dir() and other != place and not _is_held(other):
+                    shutil.rmtree(other, ignore_errors=True)
+    return place
+
+
+def _is_held(folder: Path) -> bool:
+    with open(folder / _HELD_FILE, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def start_porter(folders: Folders) -> Any:
     """Start the porter beside this process, in a Ray cluster that it is connected to."""
     import ray
@@ -268,4 +307,4 @@ def freight_for(porter: Any, folder: str) -> Freight | None:
         except ray.exceptions.RayActorError as error:
             raise AutomlError(f"the node of the driver cannot be reached: {error}") from error
 
-    return Freight(call, cache_folder("freight") / call("name"))
+    return Freight(call, hold(cache_folder("freight"), call("name")))

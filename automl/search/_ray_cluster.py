@@ -43,10 +43,18 @@ _ENVIRONMENT = {
 
 
 class _Cluster:
-    """The processes this process started, if it did."""
+    """The Ray that this process uses.
+
+    Attributes:
+        address: of the existing cluster that it asked for, None for a local one.
+        ours: whether it connected, so that it has to leave.
+        folder: of the processes that it started.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.address: str | None = None
+        self.ours = False
         self.folder: Path | None = None
         self.thread: threading.Thread | None = None
         self.started = threading.Event()
@@ -63,7 +71,8 @@ def prestart(
     """Start Ray in a background thread and return at once; the next search waits for it.
 
     Call it as early as a command knows that it will search: Ray and the imports of its workers take
-    some seconds, in which the data can be read. Does nothing where Ray runs already or is being started.
+    some seconds, in which the data can be read. Does nothing where Ray runs already or is being started; a cluster at
+    another address is left.
 
     Args:
         cpus: processors that trials may use together (parallel trials × threads).
@@ -71,10 +80,13 @@ def prestart(
         ray_address: of an existing cluster to connect to instead.
         preload: modules that workers import at their start.
     """
+    if _cluster.thread is not None and _cluster.address != ray_address:
+        shutdown()
     with _cluster.lock:
         if _cluster.thread is not None:
             return
         _cluster.error = None
+        _cluster.address, _cluster.ours = ray_address, False
         _cluster.started.clear()
         _cluster.leave.clear()
         arguments = (cpus, gpus, ray_address, tuple(preload))
@@ -105,20 +117,31 @@ def ensure_started(cpus: int, *, gpus: int | None = None, ray_address: str | Non
 
 
 def shutdown() -> None:
-    """Stop the Ray processes that this process started and remove their files; harmless where there are none."""
+    """Leave the cluster that this process joined, or stop the Ray processes that it started and remove their files.
+
+    Harmless where there are none. Ray that somebody else started in this process stays.
+    """
     with _cluster.lock:
         thread, _cluster.thread = _cluster.thread, None
         if thread is None:
             return
         _cluster.started.wait()
-        import ray
+        if _cluster.ours:
+            import ray
 
-        ray.shutdown()
+            ray.shutdown()
         _cluster.leave.set()
         thread.join()
         if _cluster.folder is not None:
             shutil.rmtree(_cluster.folder, ignore_errors=True)
             _cluster.folder = None
+
+
+def machines() -> list[dict[str, float]]:
+    """What each live machine of the cluster has, by Ray's names."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def scratch_folder() -> Path:
@@ -135,6 +158,7 @@ def _start(cpus: int, gpus: int | None, ray_address: str | None, preload: tuple[
         import ray
 
         if not ray.is_initialized():
+            _cluster.ours = True
             if ray_address is not None:
                 ray.init(address=ray_address, logging_level=logging.ERROR, log_to_driver=False)
             else:

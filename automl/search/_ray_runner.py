@@ -12,6 +12,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,12 @@ from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from automl.machine import places
 from automl.records import WORKER_DIED, Outcome, Progress
 from automl.search._driver import Driver
 from automl.search._freight import Folders, start_porter
 from automl.search._halving import Halving
+from automl.search._ray_cluster import machines
 from automl.search._ray_trainable import TrialTrainable
 from strategy_pool.strategy import FROZEN_METHODS
 
@@ -38,16 +41,16 @@ OWN_TIME_SLACK = 3.0
 class _Searcher(Searcher):
     """Hands the driver's trials to Tune and the ends of trials to the driver."""
 
-    def __init__(self, driver: Driver, concurrency: int, config: dict[str, Any]) -> None:
+    def __init__(self, driver: Driver, room: Callable[[], int], config: dict[str, Any]) -> None:
         super().__init__(metric="score", mode="max")
         self.driver = driver
         self.names: dict[str, str] = {}
-        self._concurrency = concurrency
+        self._room = room
         self._config = config
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         # Tune asks one trial ahead; a trial chosen before there is a worker would be chosen too early.
-        if len(self.driver.running) >= self._concurrency and not self.driver.ending:
+        if len(self.driver.running) >= self._room() and not self.driver.ending:
             return None
         spec = self.driver.next_trial()
         if spec is None:
@@ -71,6 +74,29 @@ class _Searcher(Searcher):
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
 
 
+class _Room:
+    """How many trials there is room for: called by the searcher.
+
+    Tune counts the cores of the cluster once. Where a machine goes, a trial beyond what the others hold would wait for
+    it, while the workers that become free are taken by trials that come later.
+
+    Args:
+        most: trials at a time.
+        bundle: what each occupies, by Ray's names.
+        changes: whether machines may go.
+    """
+
+    def __init__(self, most: int, bundle: dict[str, float], changes: bool) -> None:
+        self._most, self._bundle, self._changes = most, bundle, changes
+        self._now, self._looked = most, time.monotonic()
+
+    def __call__(self) -> int:
+        if self._changes and time.monotonic() - self._looked > 1.0:
+            self._now = max(1, min(self._most, places(self._bundle, machines())))
+            self._looked = time.monotonic()
+        return self._now
+
+
 class _Watch(Callback):
     """Called by Tune's loop at every turn: passes reports on, polls the driver, kills what does not stop."""
 
@@ -82,11 +108,14 @@ class _Watch(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = self._names[trial.trial_id]
         self._live[name] = trial
-        self._driver.began(name)
+        if not self._driver.machines_go:
+            self._driver.began(name)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        if "taken_up" in result:
+            self._driver.began(self._names[trial.trial_id])
         if "report" in result:
             report = Progress.from_dict(json.loads(result["report"]))
             self._driver.progressed(self._names[trial.trial_id], report)
@@ -204,7 +233,8 @@ def run(
     config = {"trial_fn": trial_fn, "memory_limit": _memory_limit(concurrency)}
     if folders is not None:
         config["porter"] = start_porter(folders)
-    searcher = _Searcher(driver, concurrency, config)
+    bundle = _bundle(resources)
+    searcher = _Searcher(driver, _Room(concurrency, bundle, driver.machines_go), config)
     left = max(driver.deadline - time.monotonic(), 1.0)
     scheduler = (
         FIFOScheduler()
@@ -214,7 +244,7 @@ def run(
     _prepare_workers(scheduler, concurrency)
     try:
         tune.run(
-            tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([_bundle(resources)])),
+            tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([bundle])),
             name="search",
             num_samples=-1,
             search_alg=searcher,

@@ -25,27 +25,36 @@ class WorkerRetired(RuntimeError):
 class TrialTrainable(tune.Trainable):
     """Advances one trial's generator per ``train()`` call; reused for all trials of an actor.
 
+    Nothing of a trial is touched before the first call: Tune may give a trial whose actor is still being started to one
+    that became free, and then starts and stops the other one all the same.
+
     Its config holds ``folder`` (of the trial, with its ``spec.json``), ``trial_fn`` (``module:function``),
     ``memory_limit`` (resident bytes after a trial above which the process is replaced) and, in a cluster, ``porter``.
     """
 
+    _given: dict[str, Any] | None = None
     _session: TrialSession | None = None
     _freight: Freight | None = None
     _porter: Any = None
     _frozen = False
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take up the first trial."""
-        self._take_up(config)
+        """Note the first trial."""
+        self._given = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up the next trial in the same process."""
+        """Note the next trial for the same process."""
         self._end()
-        self._take_up(new_config)
+        self._given = new_config
         return True
 
     def step(self) -> dict[str, Any]:
         """Run for at least :data:`REPORT_SECONDS` or to the end of the trial."""
+        if self._given is not None:
+            self._take_up(self._given)
+            self._given = None
+            if self._porter is not None:  # its own time begins once all is there
+                return {"taken_up": True}
         session = self._session
         if session is None:
             raise RuntimeError("no trial was taken up")

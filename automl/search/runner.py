@@ -78,8 +78,8 @@ def run_search(
         listener: hears starts, reports and ends, for instance a :class:`automl.search.SearchDisplay`.
         scratch: folder for temporary files of Ray Tune; by default among Ray's own, which are swept up
             even after a kill.
-        folders: with ``ray_address``, what is brought to workers that do not see this process's files; None where all
-            machines see them.
+        folders: with ``ray_address``, what is brought to workers that do not see this process's files, and a trial that
+            is lost with its machine is run again, once; None where all run on this machine.
 
     Returns:
         how it ended.
@@ -110,6 +110,7 @@ def run_search(
         should_stop=should_stop,
         violations=violations,
         listener=listener,
+        machines_go=folders is not None and ray_address is not None,
     )
     with driver.catching_interrupts():
         if mode == "inprocess":
@@ -149,15 +150,13 @@ def _run_with_ray(
     cpus = max(1, round(concurrency * next((v for k, v in resources.items() if k.lower() == "cpu"), 1)))
     gpus = None if any(name.lower() == "gpu" for name in resources) else 0
     _ray_cluster.ensure_started(cpus, gpus=gpus, ray_address=ray_address)
-    import ray
-
     from automl.search import _ray_runner
 
     _ray_runner.run(
         driver,
         trial_fn,
         concurrency=concurrency,
-        resources=fitting(resources, ray.cluster_resources(), concurrency),
+        resources=fitting(resources, _ray_cluster.machines(), concurrency),
         first_rung=first_rung,
         halving=halving,
         scratch=Path(scratch).resolve() if scratch is not None else _ray_cluster.scratch_folder(),

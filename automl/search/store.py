@@ -25,6 +25,7 @@ from automl.records import Outcome, TrialSpec
 SPEC_FILE = "spec.json"
 OUTCOME_FILE = "outcome.json"
 ORPHAN_FILE = "orphan.json"
+LOST_FILE = "lost.json"
 
 _TRIAL_ID = re.compile(r"t([0-9]{4,})")
 
@@ -119,14 +120,24 @@ class TrialStore:
             folder = self.folder(trial_id)
             if self.outcome(trial_id) is not None or (folder / ORPHAN_FILE).exists():
                 continue
-            for entry in list(os.scandir(folder)):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)
+            _empty(folder)
             write_json(folder / ORPHAN_FILE, {"trial_id": trial_id})
             cleaned.append(trial_id)
         return cleaned
+
+
+def mark_lost(folder: Path) -> None:
+    """Empty the folder of a trial that was lost with its worker, before it is run again; a marker says so."""
+    _empty(folder)
+    write_json(folder / LOST_FILE, {"trial_id": folder.name})
+
+
+def _empty(folder: Path) -> None:
+    for entry in list(os.scandir(folder)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

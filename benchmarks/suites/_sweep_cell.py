@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -18,10 +19,14 @@ def run_cell(spec: Spec) -> dict[str, Any]:
     """Run the candidates that are missing; returns the trials and the task as the history keeps them."""
     from automl.sweep import sweep
     from automl.task import Task
-    from strategy_pool.history import History, default_url
+    from strategy_pool.history import History
 
     settings = spec["settings"]
-    url = default_url(spec["shared"])
+    # Trials of other settings are those of another cell.
+    told = json.dumps([settings, spec["weights"]], sort_keys=True)
+    work = Path(spec["work"]) / hashlib.sha256(told.encode()).hexdigest()[:12]
+    work.mkdir(parents=True, exist_ok=True)
+    url = f"sqlite:///{work}/history.db"
     task = Task.make(
         spec["source"],
         max_trials=settings["candidates"],
@@ -31,7 +36,7 @@ def run_cell(spec: Spec) -> dict[str, Any]:
     )
     task_id = sweep(
         task,
-        out=Path(spec["work"]) / "run",
+        out=work / "run",
         candidates=settings["candidates"],
         seconds=settings["budget"],
         history_url=url,

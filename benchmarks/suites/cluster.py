@@ -270,6 +270,8 @@ def _sweep(options: argparse.Namespace, data: Path, folder: Path, *, kill: int |
                 raise RuntimeError(f"the sweep hangs (see {folder / 'log.txt'})") from None
             finally:
                 stop.set()
+                process.kill()
+                process.wait()
         apart = nodes.apart
     if process.returncode:
         raise RuntimeError(f"the sweep ended with {process.returncode} (see {folder / 'log.txt'})")
@@ -286,17 +288,16 @@ def _kill_later(nodes: Nodes, number: int, out: Path, stop: threading.Event) -> 
 
 
 def compare(whole: Mapping[str, Any], killed: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether both sweeps have the same candidates in the end, and what was lost on the way.
+    """Whether both sweeps have the same candidates in the end.
 
     Args:
-        whole, killed: ``trials`` (each with ``candidate``, ``status`` and ``recorded``), in the order of their ends.
+        whole, killed: ``trials``, each with ``candidate``, ``status`` and whether it is ``recorded``.
     """
 
     def table(sweep: Mapping[str, Any]) -> list[tuple[str, str]]:
         return sorted((t["candidate"], t["status"]) for t in sweep["trials"] if t["recorded"])
 
-    lost = [t["candidate"] for t in killed["trials"] if not t["recorded"]]
-    return {"same_table": table(whole) == table(killed), "lost": lost, "table": len(table(killed))}
+    return {"same_table": table(whole) == table(killed), "table": len(table(killed))}
 
 
 def outlook(summary: Mapping[str, Any], workers: int) -> dict[str, float]:
@@ -326,7 +327,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     whole, killed = summary["whole"], summary["killed"]
     rows = [
         [
-            name, str(sum(t["recorded"] for t in sweep["trials"])), str(sum(not t["recorded"] for t in sweep["trials"])),
+            name, str(sum(t["recorded"] for t in sweep["trials"])), str(len(sweep["lost"])),
             f"{sweep['wall_seconds']:.0f}",
         ]
         for name, sweep in (("all nodes live", whole), ("one is killed", killed))

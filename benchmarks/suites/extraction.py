@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--resolutions is '{options.resolutions}'; it takes whole numbers") from None
     work = Path(options.out).resolve() / f"{Path(options.data).name}-{options.backbone}-{options.seed}"
     work.mkdir(parents=True, exist_ok=True)
+    for home in ("home", "home-brute"):
+        shutil.rmtree(work / home, ignore_errors=True)  # what an earlier run measured would be known
     supernet = work / "supernet.safetensors"
     common = {
         "data": str(Path(options.data).resolve()),
@@ -96,7 +99,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
     def command(name: str, *words: str) -> Any:
-        return measured(list(words), work / f"{name}.log", home=work / "home")
+        # What the drawn subnets are measured for is not to be known to the extractions.
+        home = work / ("home-brute" if name == "brute" else "home")
+        return measured(list(words), work / f"{name}.log", home=home)
 
     def probe(name: str, **spec: Any) -> dict[str, Any]:
         path = work / f"{name}.json"

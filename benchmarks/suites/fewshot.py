@@ -110,10 +110,12 @@ def summarise(cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]
     for cell in cells:
         by_row[cell["dataset"], cell["shots"]][cell["method"]][cell["draw"]] = cell
     rows, differences = [], defaultdict(list)
+    ever = {cell["method"] for cell in cells}
     for (name, shots), methods in by_row.items():
         row, difference = compare(methods, resamples=resamples, each="draws", resample_parts=True)
         rows.append({"dataset": name, "shots": shots, **row})
-        if difference is not None:
+        # Where a method is missing, the better reference is only the one that there is.
+        if difference is not None and not ever - set(methods):
             differences[shots].append(difference)
     return {
         **head(NAME, cells, metric="balanced_accuracy", resamples=resamples),

@@ -65,6 +65,7 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
             candidates=options.candidates,
             seed=options.seed,
         )
+        | {"runs": options.candidates}
         for source in sources(options)
     ]
 
@@ -87,26 +88,24 @@ def summarise(cells: Sequence[Cell], options: argparse.Namespace) -> dict[str, A
     from benchmarks.environment import environment
     from strategy_pool.baselines import CatalogOrder
     from strategy_pool.evaluation import METHODS, evaluate, folds
-    from strategy_pool.features import LANDMARK_METHOD, history_table
+    from strategy_pool.features import history_table
     from strategy_pool.prior import Prior
     from strategy_pool.replay import courses
     from strategy_pool.strategy import load_catalog
-    from strategy_pool.trial_table import trial_table
 
     catalog = load_catalog()
     table = history_table(*trial_frames(cells), catalog)
-    # The first trials of every run are not ranked: what they found is among the features of the others.
-    ranked = table.frame["strategy.method"] != LANDMARK_METHOD
-    table = trial_table(table.frame[ranked].drop(columns=["value", "group"]))
     Path(options.results).mkdir(parents=True, exist_ok=True)
-    table.frame.drop(columns=["value", "group"]).to_parquet(Path(options.results) / f"{NAME}.parquet")
+    table.frame.drop(columns=["value", "overrides"]).to_parquet(Path(options.results) / f"{NAME}.parquet")
     if options.ship:
         ship(cells, Path(options.ship))
     judged = None
-    if len(table.told().tasks) > 1:
+    if len(set(table.told().groups().values())) > 1:
         methods = {**METHODS, "catalog": lambda: CatalogOrder(catalog), "prior": lambda: Prior(catalog)}
-        plan = folds(table, seeds=options.seeds)
-        judged = evaluate(table, methods, plan, seeds=options.seeds, courses=courses(table)).to_dict()
+        plan = folds(table, "group", seeds=options.seeds)
+        judged = evaluate(
+            table, methods, plan, by="group", seeds=options.seeds, courses=courses(table)
+        ).to_dict()
     return {
         "schema_version": 1,
         "suite": NAME,

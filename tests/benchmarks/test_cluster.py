@@ -15,10 +15,10 @@ def sweep(*trials: tuple[str, str, bool]) -> dict[str, Any]:
     return {"trials": [{"candidate": c, "status": s, "recorded": r} for c, s, r in trials]}
 
 
-def test_a_trial_that_was_run_again_leaves_the_table_as_it_is() -> None:
+def test_the_order_of_ends_does_not_tell_tables_apart() -> None:
     whole = sweep(("a", "completed", True), ("b", "completed", True))
-    killed = sweep(("b", "failed", False), ("a", "completed", True), ("b", "completed", True))
-    assert cluster.compare(whole, killed) == {"same_table": True, "lost": ["b"], "table": 2}
+    killed = sweep(("b", "completed", True), ("a", "completed", True))
+    assert cluster.compare(whole, killed) == {"same_table": True, "table": 2}
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,6 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False,
-    reason="a lost trial that is run again may wait for the core of the dead node until the search ends",
-)
 def test_a_killed_node_loses_no_finished_trial(tmp_path: Path) -> None:
     code = cluster.run(
         [
@@ -76,6 +72,7 @@ def test_a_killed_node_loses_no_finished_trial(tmp_path: Path) -> None:
     assert code == 0
     told = json.loads((tmp_path / "results" / "cluster.json").read_text())
     assert told["same_table"] and told["table"] >= 6
+    assert not told["whole"]["lost"] and len(told["killed"]["lost"]) == 1
     assert told["whole"]["bytes_per_node"] > 100_000
     text = (tmp_path / "results" / "cluster.md").read_text()
     assert "the same ends: yes" in text and str(tmp_path) not in text + json.dumps(told)

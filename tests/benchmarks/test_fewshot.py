@@ -142,7 +142,7 @@ def spec(tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "label": "shapes-6-1-engine",
         "identity": {"dataset": "shapes", "shots": 6, "draw": 1, "method": "engine"},
-        "source": str(tiny_folder), "weights_dirs": [], "alone": True,
+        "source": str(tiny_folder), "weights_dirs": [], "weights": [], "alone": True,
         "settings": {"budget": 30.0, "backbones": [], "columns": {}}, "shared": str(tmp_path / "shared"),
         "work": str(tmp_path / "work"), "target": str(tmp_path / "cell.json"),
     }  # fmt: skip

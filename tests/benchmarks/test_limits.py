@@ -101,7 +101,7 @@ def test_limits_are_seeded_and_in_their_ranges() -> None:
 
 def _spec(tmp_path: Path) -> dict[str, Any]:
     return {
-        "identity": {"dataset": "parts", "number": 4, "kind": "possible"}, "source": "data", "weights_dirs": ["w"],
+        "identity": {"dataset": "parts", "number": 4, "kind": "possible"}, "source": "data", "weights_dirs": ["w"], "weights": [],
         "settings": {"budget": 60.0, "backbones": [], "columns": {"label": "kind"}, "submit_seed": 4,
                      "constraints": ["latency_ms<=5", "size_mb<=4"]},
         "work": str(tmp_path),

@@ -121,7 +121,11 @@ def test_the_cells_the_frames_and_the_page(tmp_path: Path, arguments: list[str],
     spec = json.loads((tmp_path / "work" / "work" / "cells-0-engine" / "spec.json").read_text())
     assert spec["settings"]["budget"] == 10.0 and spec["alone"]
     runs = pd.read_parquet(tmp_path / "results" / "made-runs.parquet")
-    assert len(runs) == 12 and set(runs["status"]) == {"ok", "infeasible"}
+    assert len(runs) == 12 and set(runs["status"]) == {"ok", "infeasible", "unchecked"}
+    assert {(r.task, r.status) for r in runs.itertuples() if r.method == "logreg"} == {
+        ("parts", "unchecked"), ("cells", "ok"),
+    }  # fmt: skip
+    assert dict(zip(runs["task"], runs["data"], strict=True)) == {"parts": "parts.csv", "cells": "cells"}
     assert runs[runs["method"] == "engine"]["first_seconds"].eq(6.0).all()
     broken = {(r.task, r.method): r.broken for r in runs.itertuples()}
     assert (
@@ -137,10 +141,59 @@ def test_the_cells_the_frames_and_the_page(tmp_path: Path, arguments: list[str],
     assert told["engine - other"]["logreg"]["low"] > 0.1 and told["infeasible"]["random"] == 4
     text = (tmp_path / "results" / "made.md").read_text()
     assert "| **average rank** | 1.00 | 2.00 | 3.00 |" in text and str(tmp_path) not in text
+    assert "| limits not kept | 0 | 4 | not measured |" in text
     page = (tmp_path / "results" / "made.html").read_text()
     assert "<svg" in page and str(tmp_path) not in page
     assert matrix.run(file, arguments) == 0
     assert len(called) == 12
+
+
+def test_a_run_that_fails_counts_as_one_without_a_model(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(spec: dict[str, Any]) -> dict[str, Any]:
+        if spec["label"] == "parts-1-random":
+            raise RuntimeError("no trial left a model")
+        return _cell(spec)
+
+    called = replace_child(monkeypatch, matrix.MODULE, make)
+    file = declare(tmp_path)
+    assert matrix.run(file, arguments) == 1
+    said = capsys.readouterr()
+    assert "parts-1-random: exit code 1: no trial left a model" in said.err and "to try again" in said.err
+    runs = pd.read_parquet(tmp_path / "results" / "made-runs.parquet").set_index(["task", "method", "seed"])
+    lost, other = runs.loc["parts", "random", 1], runs.loc["parts", "random", 0]
+    assert lost["status"] == "failed" and pd.isna(lost["score"])
+    told = json.loads((tmp_path / "results" / "made.json").read_text())
+    assert told["tasks"]["parts"]["random"] == pytest.approx(other["score"] / 2, abs=1e-4)
+    assert told["failed"] == {"engine": 0, "logreg": 0, "random": 1}
+    assert told["seeds"]["parts"]["random"] == [0]
+    assert "| runs without a model | 0 | 1 | 0 |" in said.out
+    assert matrix.run(file, arguments) == 0  # it is kept
+    assert len(called) == 12
+    (tmp_path / "results" / "cells" / "made" / "parts-1-random.json").unlink()
+    replace_child(monkeypatch, matrix.MODULE, _cell)
+    assert matrix.run(file, arguments) == 0
+    assert json.loads((tmp_path / "results" / "made.json").read_text())["failed"]["random"] == 0
+
+
+def test_other_weights_than_those_of_a_cell_are_refused(
+    tmp_path: Path, arguments: list[str], called: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cell(spec: dict[str, Any]) -> dict[str, Any]:
+        return {**_cell(spec), "weights": spec["weights"]}
+
+    monkeypatch = pytest.MonkeyPatch()
+    replace_child(monkeypatch, matrix.MODULE, cell)
+    for name in ("one", "two"):
+        (tmp_path / "weights" / name).mkdir(parents=True)
+        (tmp_path / "weights" / name / "config.json").write_text("{}")
+    file = declare(tmp_path)
+    assert matrix.run(file, [*arguments, "--weights-dir", str(tmp_path / "weights")]) == 0
+    (tmp_path / "weights" / "two" / "config.json").unlink()
+    assert matrix.run(file, [*arguments, "--weights-dir", str(tmp_path / "weights")]) == 2
+    monkeypatch.undo()
+    assert "with other weights at hand (one, two)" in capsys.readouterr().err
 
 
 def test_what_is_asked_for_is_run(tmp_path: Path, arguments: list[str], called: list[str]) -> None:

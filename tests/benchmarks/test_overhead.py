@@ -57,7 +57,7 @@ def _settings() -> dict[str, object]:
 
 def test_the_command_of_a_submit() -> None:
     spec = {
-        "source": "data", "weights_dirs": ["w"],
+        "source": "data", "weights_dirs": ["w"], "weights": [],
         "settings": {**_settings(), "workers": 2, "constraints": ["size_mb<=4"], "columns": ["label=kind"]},
     }  # fmt: skip
     assert overhead.submit_command(spec, Path("run")) == [

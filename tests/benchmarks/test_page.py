@@ -111,6 +111,22 @@ def test_ranks_by_hand() -> None:
     assert found["low"]["c"] >= 2
 
 
+def test_tasks_of_the_same_pictures_are_one_witness() -> None:
+    tasks = {"p": ("x", 0.9, 0.5), "q": ("x", 0.4, 0.6), "r": ("y", 0.9, 0.5)}
+    runs = pd.DataFrame(
+        [
+            _run(task, method, score, data=data)
+            for task, (data, *scores) in tasks.items()
+            for method, score in zip(("a", "b"), scores, strict=True)
+        ]
+    )
+    found = ranks(runs)
+    assert found["data"] == ["x", "y"] and found["average"] == {"a": 1.25, "b": 1.75}
+    assert found["critical_difference"] == critical_difference(2, 2)
+    alone = ranks(runs[runs["data"] == "x"])
+    assert alone["critical_difference"] is None and alone["p"] is None
+
+
 def test_the_mean_over_seeds_is_ranked() -> None:
     rows = [
         _run("t", "a", 0.5, 0),
@@ -308,9 +324,9 @@ def test_limits_are_drawn_and_broken_files_counted() -> None:
     drawn = _section(text, "costs")
     assert "≤ 5 ms" in drawn and "≤ 2 MB" in drawn and "over a limit" in drawn
     assert _rows(_section(text, "limits")) == [
-        ["engine", "6", "6", "6", "0", "0", "6", "0"],
-        ["linear", "4", "0", "3", "0", "1", "0", "–"],
-        ["random", "6", "6", "6", "0", "0", "6", "6"],
+        ["engine", "6", "6", "6", "0", "0", "0", "6", "0"],
+        ["linear", "4", "0", "3", "0", "0", "1", "0", "–"],
+        ["random", "6", "6", "6", "0", "0", "0", "6", "6"],
     ]
 
 

@@ -23,7 +23,7 @@ from search_spaces import families
 def spec(tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "label": "shapes-1-engine", "identity": {"dataset": "shapes", "split": 1, "method": "engine"},
-        "source": str(tiny_folder), "weights_dirs": [], "alone": True,
+        "source": str(tiny_folder), "weights_dirs": [], "weights": [], "alone": True,
         "settings": {"budget": 30.0, "backbones": [], "columns": {}}, "shared": str(tmp_path),
         "work": str(tmp_path / "work"), "target": str(tmp_path / "cell.json"),
     }  # fmt: skip

@@ -133,3 +133,50 @@ def test_killed_while_decoding_leaves_nothing_half(tmp_path: Path) -> None:
     assert [p.suffix for p in folder.iterdir() if p.name != ".locks"] == [".tmp"]
     assert len(load_dataset(source, cache_dir=tmp_path / "c")) == 80
     assert not list(folder.glob("*.tmp"))
+
+
+def test_a_file_that_could_not_be_read_for_a_while_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from automl.data import _decode
+
+    source = class_folders(tmp_path / "data", {"a": 4, "b": 4})
+    lost = sorted(source.rglob("*.png"))[1]
+    stream = _decode._stream
+
+    def fails(file: object) -> object:
+        if str(file) == str(lost):
+            raise OSError(5, "Input/output error")
+        return stream(file)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(_decode, "_stream", fails)
+        first = load_dataset(source, cache_dir=tmp_path / "cache")
+        assert len(load_dataset(source, cache_dir=tmp_path / "cache")) == len(first)
+    [aside] = first.report.unreadable
+    assert "Input/output error" in aside["reason"]
+    count = len(first)
+    assert len(load_dataset(source, cache_dir=tmp_path / "cache")) == count  # another still uses it
+    del first
+    whole = load_dataset(source, cache_dir=tmp_path / "cache")
+    assert len(whole) == count + 1 and not whole.report.unreadable
+
+
+@pytest.mark.parametrize("name", ["near.npy", "images.u8", "labels.npy"])
+def test_a_data_set_of_which_a_file_is_gone_is_decoded_again(tmp_path: Path, name: str) -> None:
+    source = class_folders(tmp_path / "data", {"a": 4, "b": 4})
+    first = load_dataset(source, cache_dir=tmp_path / "cache")
+    fingerprint, base = first.fingerprint, first.folder.parent.parent
+    del first
+    (base / name).unlink()
+    again = load_dataset(source, cache_dir=tmp_path / "cache", seed=1)
+    assert again.fingerprint == fingerprint and (base / name).is_file()
+
+
+def test_a_data_set_that_was_cut_off_is_decoded_again(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "data", {"a": 4, "b": 4})
+    base = load_dataset(source, cache_dir=tmp_path / "cache").folder.parent.parent
+    size = (base / "images.u8").stat().st_size
+    os.truncate(base / "images.u8", size // 2)
+    load_dataset(source, cache_dir=tmp_path / "cache")
+    assert (base / "images.u8").stat().st_size == size

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from automl.records import Outcome
 from automl.search import _freight
-from automl.search._freight import Freight, Porter
+from automl.search._freight import Freight, Porter, hold
 from automl.search._session import STOP_FILE
 from automl.search.store import read_outcome, read_spec, write_outcome, write_spec
 from tests.search.runs import make_spec
@@ -161,3 +163,41 @@ def test_a_link_out_of_a_folder_is_not_followed(there: There) -> None:
     (there.folder / "trials" / "link").symlink_to(there.folder / "secret")
     with pytest.raises(PermissionError):
         there.porter.read(str(there.folder / "trials" / "link"), 0)
+
+
+def test_the_folders_of_runs_that_nobody_uses_go(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from automl.search._freight import hold; "
+        "(hold(Path(sys.argv[1]), sys.argv[2]) / 'x').touch(); print('held', flush=True); sys.stdin.read()"
+    )
+
+    def user(name: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    def runs() -> set[str]:
+        return {path.name for path in tmp_path.iterdir() if path.is_dir()}
+
+    with user("one") as one, user("two") as two:
+        assert runs() == {"one", "two"}
+        one.communicate()
+        with user("three") as three:
+            assert runs() == {"two", "three"}
+            two.communicate()
+            three.communicate()
+    assert hold(tmp_path, "four") == hold(tmp_path, "four") and runs() == {"four"}
+
+
+def test_what_comes_and_goes_is_not_brought(
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = there.data.parent.parent
+    (base / "levels").mkdir()
+    for name in ("levels/96.u8", "levels/64.part", "x.lock", "y.tmp"):
+        (base / name).write_bytes(b"1")
+    names = {name for name, _ in there.porter.listing(str(base))}
+    assert names == {"images.u8", "views/seed-0/split.npy"}

@@ -62,3 +62,28 @@ def test_a_start_that_fails_is_told_and_may_be_tried_again(monkeypatch: pytest.M
         with pytest.raises(RuntimeError, match="Ray did not start: OSError: no room for sockets"):
             _ray_cluster.ensure_started(1)
     shutdown()
+
+
+def test_ray_of_somebody_else_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    ended: list[bool] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    _ray_cluster.ensure_started(1)
+    shutdown()
+    assert not ended
+
+
+def test_a_cluster_is_left_before_another_one_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    told: list[object] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: told.append(options["address"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: told.append("left"))
+    monkeypatch.setattr(_ray_cluster, "_start_local", lambda *_: told.append("local"))
+    for address in ("a:1", "a:1", "b:2", None, None):
+        _ray_cluster.ensure_started(1, ray_address=address)
+    shutdown()
+    assert told == ["a:1", "left", "b:2", "left", "local", "left"]

@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 
-from strategy_pool.features import candidate_features, history_table, pool_rows
+from strategy_pool.features import LANDMARK_METHOD, candidate_features, history_table, pool_rows
 from strategy_pool.history import History
 from strategy_pool.ranker import Ranker
 from strategy_pool.strategy import load_catalog
@@ -54,7 +54,7 @@ def test_tried_or_waiting_the_features_are_the_same(history: History) -> None:
     table = history_table(history.trials("t1"), history.tasks(), CATALOG).frame
     about = {"images": 200.0, "side": 64.0}
     rows = pool_rows(pool().drop(columns="macs_m"), about, CATALOG, "cpu:1", history.trials("t1"))
-    rows = rows.sort_values("strategy", ignore_index=True)
+    rows = rows[rows["strategy.method"] != LANDMARK_METHOD].sort_values("strategy", ignore_index=True)
     shared = [name for name in table.columns if "." in name]
     assert {"task.images", "task.side", "device.name", "strategy.backbone", "strategy.lr"} <= set(shared)
     pd.testing.assert_frame_equal(table[shared], rows[shared], check_dtype=False)
@@ -72,11 +72,26 @@ def test_landmarks_tell_of_the_task_and_of_how_far_a_network_is_behind(history: 
     assert "strategy.knn_gap" not in before.columns
 
 
+def test_what_has_run_before_anything_is_ranked_is_not_ranked(history: History) -> None:
+    trial = history.trial("t0/2")
+    assert trial["strategy"] == "logistic_last"
+    later = {**trial, "uid": "t0/later", "overrides": {"C": 9.0}, "score": 0.95, "scores": None}
+    history.add_trial({**later, "candidate": "net_a.in1k@96/fp32/logistic_last?C=9"})
+    frame = history_table(history.trials(), history.tasks(), CATALOG).frame
+    assert LANDMARK_METHOD not in set(frame["strategy.method"])
+    assert frame["task.probe"].unique().tolist() == pytest.approx(
+        [0.8]
+    )  # not of the later one with its own numbers
+    only = history.trials()[lambda rows: rows["strategy"] == "logistic_last"]
+    with pytest.raises(TableError, match="holds no trial"):
+        history_table(only, history.tasks(), CATALOG)
+
+
 def test_a_failed_trial_has_the_lowest_score_and_a_refit_is_none(history: History) -> None:
     trial = history.trial("t0/0")
     history.add_trial({**trial, "uid": "t0/refit", "source": "refit", "score": 0.0, "scores": None})
     frame = history_table(history.trials(), history.tasks(), CATALOG).frame
-    assert len(frame) == 3 * len(pool())
+    assert len(frame) == 3 * (len(pool()) - 4)
     failed = frame[frame["failed"]]
     assert len(failed) == 3 and (failed["value"] == 0).all()
 

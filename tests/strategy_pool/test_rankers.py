@@ -39,6 +39,24 @@ def sparse(tasks: int = 8, each: int = 40, seed: int = 0) -> TrialTable:
     return trial_table(pd.DataFrame(rows, columns=columns))
 
 
+def flipping(tasks: int = 8, each: int = 20, seed: int = 0) -> TrialTable:
+    """Which kind of strategy is good depends on the kind of the task, which the average cannot know."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (
+            f"t{task}",
+            f"s{trial:02d}",
+            (trial % 2 == task % 2) + 0.01 * trial + rng.normal(0, 0.02),
+            trial % 2,
+            task % 2,
+        )
+        for task in range(tasks)
+        for trial in range(each)
+    ]
+    columns = ["task", "strategy", "score", "strategy.kind", "task.kind"]
+    return trial_table(pd.DataFrame(rows, columns=columns))
+
+
 def dense(tasks: int = 6, strategies: int = 12, seed: int = 0, noise: float = 0.05) -> TrialTable:
     """Every strategy on every task, each with its own level, and features that tell nothing."""
     rng = np.random.default_rng(seed)
@@ -150,8 +168,7 @@ def test_an_unseen_category_and_a_missing_column_are_gaps() -> None:
 
 
 def test_the_ranker_learns_where_there_is_something_to_learn() -> None:
-    table = sparse()
-    ranker = Ranker().fit(table.of(["t0", "t1", "t2", "t3", "t4", "t5"]), 0)
+    ranker = Ranker().fit(flipping(), 0)
     assert ranker.shares.get(FLOOR, 0.0) < 1.0
     assert sum(ranker.shares.values()) == pytest.approx(1.0)
     assert ranker.gain[0] > 0
@@ -348,3 +365,94 @@ def test_a_few_trees_first_and_all_of_them_at_once_put_the_same_candidates_ahead
     assert looked.outlook is not None and whole.outlook is not None
     gap = looked.outlook["expected"][first] - whole.outlook["expected"][first]
     assert np.abs(gap).max() < 0.1
+
+
+@pytest.mark.parametrize("columns", [{}, {"strategy.same": 1.0}, {"task.same": "a", "strategy.gap": None}])
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_without_a_feature_that_differs_every_learner_predicts_all_the_same(
+    name: str, columns: dict[str, object]
+) -> None:
+    table = trial_table(
+        dense().frame[["task", "strategy", "score", "seconds"]].assign(seconds=2.0, **columns)
+    )
+    shown = table.frame.drop(columns=["score", "value"])
+    fitted = LEARNERS[name]().fit(table, 0)
+    assert np.isfinite(np.asarray(fitted.predict(shown), dtype=float)).all()
+    if name in ("lambdarank", "regression", "lightgbm_regression"):
+        assert np.unique(fitted.predict(shown)).size == 1
+    if isinstance(fitted, Ranker):
+        assert fitted.shares == {FLOOR: 1.0}
+        assert sorted(fitted.order(shown.head(12), np.random.default_rng(0))) == list(range(12))
+        assert len(fitted.reasons(shown.head(2))) == 2
+
+
+def test_copies_of_a_task_are_one_witness_where_the_shares_are_chosen() -> None:
+    frames = []
+    for copy in range(3):
+        frame = dense(tasks=8, noise=1.0).frame[["task", "strategy", "score", "strategy.noise"]]
+        told = frame["task"].str[1:].astype(float)
+        frames.append(
+            frame.assign(task=frame["task"] + f"-{copy}", group=frame["task"], **{"task.name": told})
+        )
+    table = trial_table(pd.concat(frames, ignore_index=True))
+    assert Ranker().fit(table, 0).shares == {FLOOR: 1.0}
+    seen = []
+    ranker = Ranker()
+    for left in ranker._left_out(table, table, 0):
+        seen.append(left.group)
+    assert sorted(seen) == sorted(table.groups().values())
+
+
+def test_a_gain_of_few_tasks_has_to_be_sure() -> None:
+    rng = np.random.default_rng(0)
+    left = 0
+    for _ in range(60):
+        tasks = []
+        for _ in range(4):
+            values = rng.uniform(size=30)
+            floor = values + rng.normal(0, 0.3, 30)
+            noisier = floor + rng.normal(0, 0.1, 30)
+            tasks.append(
+                (
+                    {FLOOR: floor, "lambdarank": noisier, "regression": noisier + rng.normal(0, 0.1, 30)},
+                    values,
+                )
+            )
+        left += choose_shares(tasks, 0)[0] != {FLOOR: 1.0}
+    assert left <= 6
+
+
+def test_of_very_many_tasks_some_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategy_pool.ranker.MOST_ROWS", 60)
+    monkeypatch.setattr("strategy_pool.ranker.LEAST_ROWS", 10)
+    table = flipping(tasks=30)
+    sizes: list[int] = []
+    fit = LambdaRank.fit
+
+    def noted(self: LambdaRank, learned: TrialTable, seed: int) -> LambdaRank:
+        sizes.append(len(learned.frame))
+        fit(self, learned, seed)
+        return self
+
+    monkeypatch.setattr(LambdaRank, "fit", noted)
+    Ranker().fit(table, 0)
+    assert sizes and max(sizes) <= 60
+    assert table.drawn(6, 0).tasks == table.drawn(6, 0).tasks and len(table.drawn(6, 0).tasks) == 6
+
+
+def test_past_tasks_and_the_judged_one_are_of_different_groups() -> None:
+    frame = dense().frame[["task", "strategy", "score", "strategy.noise"]]
+    table = trial_table(frame.assign(group=frame["task"].str[1:].astype(int) // 2))
+    group = table.groups()
+    plan = folds(table, "group", past=3, draws=20)
+    assert plan and all(not {group[t] for t in f.past} & {group[t] for t in f.judged} for f in plan)
+    with pytest.raises(TableError, match="no group is left"):
+        folds(table, "group", past=5, draws=3)
+
+
+def test_of_very_many_tasks_some_are_judged() -> None:
+    table = dense(tasks=40, strategies=3)
+    plan = folds(table, most_judged=12)
+    judged = [task for fold in plan for task in fold.judged]
+    assert len(judged) == 12 == len(set(judged))
+    assert all(set(fold.past).isdisjoint(fold.judged) and len(fold.past) >= 36 for fold in plan)

@@ -94,3 +94,33 @@ def test_wrong_curves_are_refused(tmp_path: Path) -> None:
         read_curves(written(tmp_path, CURVES.assign(seconds=-1.0)))
     with pytest.raises(TableError, match="learning curves"):
         read_curves(tmp_path / "none.parquet")
+
+
+def test_a_trial_that_failed_takes_its_time_and_leaves_nothing() -> None:
+    frame = pd.DataFrame(
+        {
+            "task": "t",
+            "strategy": ["x", "y", "z"],
+            "score": [None, 0.5, 1.0],
+            "seconds": 5.0,
+            "failed": [True, False, False],
+        }
+    )
+    curves = pd.DataFrame(
+        {"task": "t", "strategy": "x", "epoch": [1, 2], "score": [0.99, np.nan], "seconds": 2.0}
+    )
+    for more in (None, curves):
+        found = courses(trial_table(frame), more)["t"]
+        assert found["x"].values.max() == 0.0 and found["x"].seconds[-1] == (5.0 if more is None else 4.0)
+        assert found["z"].values.max() == 1.0
+
+
+def test_of_two_trials_of_a_strategy_the_course_is_the_mean() -> None:
+    frame = pd.DataFrame(
+        {"task": "t", "strategy": ["x", "x", "y"], "score": [1.0, 1.0, 0.0], "seconds": 10.0}
+    )
+    curves = pd.DataFrame(
+        {"task": "t", "strategy": "x", "epoch": [1, 1, 2, 2], "score": [0.2, 0.4, 1.0, 1.0], "seconds": 5.0}
+    )
+    course = courses(trial_table(frame), curves)["t"]["x"]
+    assert course.seconds.tolist() == [5.0, 10.0] and course.values.tolist() == pytest.approx([0.3, 1.0])

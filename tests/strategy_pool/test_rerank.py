@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from strategy_pool._saved import SavedError
 from strategy_pool.evaluation import Evaluation, evaluate
 from strategy_pool.features import history_table
-from strategy_pool.rerank import data_hash, promotions, rerank, retirements, verdict
+from strategy_pool.rerank import _Earlier, data_hash, marks, promotions, rerank, retirements, verdict
 from strategy_pool.strategy import load_catalog
 from strategy_pool.versions import Versions
 
@@ -107,9 +108,11 @@ def test_copies_of_a_task_are_left_out_together(tmp_path: Path, monkeypatch: pyt
     assert all(not {"t0", "t2"} & set(fold.past) for fold in plans if "t0" in fold.judged)
 
 
-def figures(new: dict[str, list[float]], old: dict[str, list[float]]) -> Evaluation:
+def figures(
+    new: dict[str, list[float]], old: dict[str, list[float]], average: dict[str, list[float]] | None = None
+) -> Evaluation:
     rows: list[dict[str, Any]] = []
-    for method, values in (("ranker", new), ("in_use", old)):
+    for method, values in (("ranker", new), ("in_use", old), ("history_average", average or old)):
         for task in range(len(values["ndcg@10"])):
             others = dict.fromkeys(("regret@1", "regret@5", "regret@10", "ndcg@10", "kendall_tau"), 0.0)
             mine = {metric: of[task] for metric, of in values.items()}
@@ -136,6 +139,80 @@ def test_the_verdict(new: dict[str, list[float]], old: dict[str, list[float]], b
     found, reason = verdict(figures(new, old))
     assert found is better
     assert "ndcg@10" in reason and "\n" not in reason
+
+
+def test_what_is_worse_than_the_average_is_not_published_whatever_it_beats() -> None:
+    new, old, average = ({"ndcg@10": [value] * 9} for value in (0.7, 0.6, 0.8))
+    found, reason = verdict(figures(new, old, average))
+    assert not found and "worse than the average of the history in ndcg@10" in reason
+
+
+def test_older_trials_that_were_imported_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategy_pool.rerank.verdict", lambda _judged: (True, "better"))
+    versions = Versions(tmp_path)
+    own = history(3, day=9)
+    rerank(*own, CATALOG, versions)
+    imported = history(6, day=1, start=3)
+    both = [pd.concat(parts, ignore_index=True) for parts in zip(own, imported, strict=True)]
+    earlier: list[int] = []
+    fit = _Earlier.fit
+
+    def noted(self: _Earlier, table: Any, seed: int) -> _Earlier:
+        earlier.append(len(self.table.tasks))
+        return fit(self, table, seed)
+
+    monkeypatch.setattr(_Earlier, "fit", noted)
+    assert rerank(both[0], both[1], CATALOG, versions).published
+    assert set(earlier) == {3}
+    np.testing.assert_array_equal(np.sort(versions.learned(2)), np.sort(marks(both[0])))
+
+
+def test_a_history_of_other_trials_is_judged_with_the_version_as_it_is(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    assert rerank(*history(5), CATALOG, versions).published
+    decision = rerank(*history(5, start=50), CATALOG, versions)
+    assert decision.evaluation is not None and "version 1" in decision.reason
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "format", "marks"])
+def test_a_version_that_cannot_be_read_is_replaced(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strategy_pool.rerank.verdict", lambda _judged: (True, "better"))
+    versions = Versions(tmp_path)
+    assert rerank(*history(5), CATALOG, versions).published
+    folder = tmp_path / "0001"
+    arrays = (folder / "arrays.npz").read_bytes()
+    if damage == "cut":
+        (folder / "arrays.npz").write_bytes(arrays[: len(arrays) // 2])
+    elif damage == "flipped":
+        middle = len(arrays) // 3
+        (folder / "arrays.npz").write_bytes(arrays[:middle] + bytes(40) + arrays[middle + 40 :])
+    elif damage == "format":
+        told = json.loads((folder / "ranker.json").read_text())
+        (folder / "ranker.json").write_text(json.dumps({**told, "format": 1}))
+    else:
+        (folder / "learned.npy").unlink()
+    if damage != "marks":
+        with pytest.raises(SavedError):
+            versions.ranker()
+    decision = rerank(*history(6), CATALOG, versions)
+    assert decision.published and versions.in_use == 2 and versions.ranker() is not None
+    assert "the average of the history" in decision.reason  # as if there were none
+
+
+def test_what_was_taken_back_is_not_published_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategy_pool.rerank.verdict", lambda _judged: (True, "better"))
+    versions = Versions(tmp_path)
+    rerank(*history(4), CATALOG, versions)
+    more = history(6)
+    assert rerank(*more, CATALOG, versions).version == 2
+    for number in (1, 0):
+        versions.use(number)
+        decision = rerank(*more, CATALOG, versions)
+        assert not decision.published and versions.in_use == (number or None)
+        assert "version 2 was learned from the same trials and was taken back" in decision.reason
+    assert rerank(*history(7), CATALOG, versions).published
 
 
 def test_the_hash_is_that_of_the_content() -> None:

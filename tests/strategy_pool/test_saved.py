@@ -13,10 +13,11 @@ from strategy_pool.learners import Regression
 from strategy_pool.ranker import FLOOR, Ranker
 from strategy_pool.trial_table import TrialTable, trial_table
 from tests.strategy_pool.test_portfolio import timed
-from tests.strategy_pool.test_rankers import dense, sparse
+from tests.strategy_pool.test_rankers import dense, flipping, sparse
 
 TABLES = {
-    "learned": sparse(tasks=6),
+    "learned": flipping(),
+    "of one task each": sparse(tasks=6),
     "average": dense(),
     "few tasks": dense(tasks=2),
     "timed": timed(),
@@ -38,10 +39,11 @@ def test_it_predicts_and_orders_as_before(table: TrialTable, tmp_path: Path) -> 
 
 
 def test_of_a_large_pool_it_asks_as_many_trees_as_before(tmp_path: Path) -> None:
-    ranker = Ranker().fit(sparse(), 0)
-    ranker.pace = Regression(trees=40).fit(sparse(), 0)
+    ranker = Ranker().fit(flipping(), 0)
+    assert ranker.shares != {FLOOR: 1.0}
+    ranker.pace = Regression(trees=40).fit(flipping(), 0)
     save(ranker, tmp_path)
-    shown = sparse(tasks=1, each=3500, seed=9).frame.drop(columns=["score", "value"])
+    shown = flipping(tasks=1, each=3500, seed=9).frame.drop(columns=["score", "value"])
     views = [r.view(shown) for r in (ranker, load(tmp_path))]
     np.testing.assert_array_equal(views[1].predicted, views[0].predicted)
     np.testing.assert_array_equal(np.asarray(views[1].seconds), np.asarray(views[0].seconds))

@@ -17,17 +17,18 @@ from strategy_pool.ranker import Ranker
 from strategy_pool.versions import Busy, VersionError, Versions
 from tests.strategy_pool.test_rankers import dense
 
-ABOUT = {"created": "2026-01-01T00:00:00+00:00", "data": "abc", "until": "2026-01-01"}
+ABOUT = {"created": "2026-01-01T00:00:00+00:00", "data": "abc"}
+MARKS = np.array([1, 2, 2**63], dtype=np.uint64)
 #: Publishes for ever.
 PUBLISHER = """
 import sys
 from strategy_pool.versions import Versions
-from tests.strategy_pool.test_versions import ABOUT, fitted
+from tests.strategy_pool.test_versions import ABOUT, MARKS, fitted
 ranker, versions = fitted(), Versions(sys.argv[1])
 print("ready", flush=True)
 with versions.lock():
     while True:
-        versions.publish(ranker, ABOUT)
+        versions.publish(ranker, ABOUT, MARKS)
 """
 
 
@@ -43,18 +44,19 @@ def test_nothing_is_in_use_before_the_first(tmp_path: Path) -> None:
 
 def test_the_newest_is_used_and_an_older_one_can_be_again(tmp_path: Path) -> None:
     versions = Versions(tmp_path)
-    assert [versions.publish(fitted(), {**ABOUT, "data": name}) for name in "ab"] == [1, 2]
-    assert versions.in_use == 2 and versions.about(1)["data"] == "a"
+    assert [versions.publish(fitted(), {**ABOUT, "data": name}, MARKS) for name in "ab"] == [1, 2]
+    assert versions.in_use == 2 and versions.data(1) == "a" and versions.data(9) == ""
+    np.testing.assert_array_equal(versions.learned(2), MARKS)
     versions.use(1)
     assert versions.in_use == 1
-    assert versions.publish(fitted(), ABOUT) == 3 == versions.in_use
+    assert versions.publish(fitted(), ABOUT, MARKS) == 3 == versions.in_use
     versions.use(0)
     assert versions.in_use is None and versions.numbers() == [1, 2, 3]
 
 
 def test_what_is_read_says_what_was_published(tmp_path: Path) -> None:
     versions, ranker = Versions(tmp_path), fitted()
-    versions.publish(ranker, ABOUT)
+    versions.publish(ranker, ABOUT, MARKS)
     read = versions.ranker()
     assert read is not None
     shown = dense().of(["t0"]).frame
@@ -63,7 +65,7 @@ def test_what_is_read_says_what_was_published(tmp_path: Path) -> None:
 
 def test_a_version_that_is_not_there_is_told(tmp_path: Path) -> None:
     versions = Versions(tmp_path)
-    versions.publish(fitted(), ABOUT)
+    versions.publish(fitted(), ABOUT, MARKS)
     with pytest.raises(VersionError, match=r"no version 7 .* there are: 1"):
         versions.use(7)
     (tmp_path / "in_use").write_text("what")
@@ -82,10 +84,10 @@ def test_only_one_publishes(tmp_path: Path) -> None:
 
 def test_a_failed_publish_leaves_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = Versions(tmp_path)
-    versions.publish(fitted(), ABOUT)
+    versions.publish(fitted(), ABOUT, MARKS)
     monkeypatch.setattr("strategy_pool.versions.save", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        versions.publish(fitted(), ABOUT)
+        versions.publish(fitted(), ABOUT, MARKS)
     assert versions.in_use == 1 and versions.numbers() == [1]
     assert [e.name for e in os.scandir(tmp_path) if e.name.startswith(".")] == []
 
@@ -110,4 +112,4 @@ def test_whoever_is_killed_leaves_a_whole_version_in_use(tmp_path: Path) -> None
         for known in versions.numbers():
             assert versions.about(known)["data"] == "abc"
     with Versions(tmp_path).lock():
-        assert Versions(tmp_path).publish(fitted(), ABOUT) == Versions(tmp_path).in_use
+        assert Versions(tmp_path).publish(fitted(), ABOUT, MARKS) == Versions(tmp_path).in_use
