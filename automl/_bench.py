@@ -21,6 +21,8 @@ from search_spaces.counts import COUNTED_SIDE, count_macs, look_up
 
 #: Rises when a stored measurement changes its meaning.
 _FORMAT = 1
+#: The same of stored counts.
+_COUNTED = 2
 #: Seconds to wait at most, before the first measurement, until other programs use fewer cores than this.
 _PATIENCE, _CALM = 10.0, 0.5
 #: Name of the folders of files that are timed, and seconds after which nobody works on one any more.
@@ -154,7 +156,7 @@ def _counted(backbone: Backbone, sides: Sequence[int], cache: Path) -> dict[str,
 
 
 def _counts_note(backbone: Backbone, sides: Sequence[int], cache: Path) -> Path:
-    return cache / "counts" / f"{_key(backbone, list(sides))}.json"
+    return cache / "counts" / f"{_key(backbone, _COUNTED, list(sides))}.json"
 
 
 def _key(backbone: Backbone, *rest: Any) -> str:

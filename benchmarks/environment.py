@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from automl.device import cores
 
 #: Packages whose versions a result depends on.
 PACKAGES = (
@@ -41,16 +42,12 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": cores(),
         "ram_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": _gpus(),
         "packages": _versions(PACKAGES),
         "commit": _commit(),
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(values: Mapping[str, Any]) -> str:

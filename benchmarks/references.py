@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from automl.device import cores
 from benchmarks.comparison import balanced_accuracy
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def probe_features(dataset: Dataset, backbone: Backbone, folder: Path, side: int
     from automl.training import frozen_features
 
     own = folder / f"{backbone.name.replace('/', '_')}-{side}"
-    threads, began = os.cpu_count() or 1, time.monotonic()
+    threads, began = cores(), time.monotonic()
     there = (own / _SECONDS_FILE).is_file()
     if not there:
         shutil.rmtree(
@@ -209,7 +210,7 @@ def plain_reference(
 
     began = time.monotonic()
     torch.manual_seed(seed)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     rng, place = np.random.default_rng(seed), torch.device(device())
     labels, classes = np.asarray(dataset.labels), len(dataset.class_names)
     rows, pictures = dataset.indices("development"), dataset.images()

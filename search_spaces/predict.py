@@ -27,9 +27,9 @@ FOLDS = 5
 LEAST_ROWS = 10
 #: More rows than this are too many for a Gaussian process.
 _MOST_FOR_PROCESS = 4000
-#: Strengths of the penalty that are tried.
 #: A latency far below the mean weighs as one that is so many times smaller.
 _MOST_WEIGHT = 1e6
+#: Strengths of the penalty that are tried.
 _PENALTIES = tuple(10.0 ** np.arange(-5, 3.5, 0.5))
 
 

@@ -124,7 +124,7 @@ def rerank(
     if before is not None and before["data"] == data:
         return Decision(False, used, f"nothing new since version {used}")
     for number in versions.numbers():
-        if number != used and versions.data(number) == data:
+        if number > (used or 0) and versions.data(number) == data:
             return Decision(
                 False,
                 used,

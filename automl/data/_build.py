@@ -26,6 +26,7 @@ from automl.data._listing import Listing
 from automl.data._npz import NpzReader, member_header
 from automl.data._sketch import sketch
 from automl.data._texts import Texts, first_equal
+from automl.device import cores
 from automl.errors import InputError
 
 #: Largest side of the stored squares.
@@ -60,7 +61,7 @@ def build(listing: Listing, base: Path, progress: Progress | None) -> None:
         try:
             need_space(folder, _unpacked(listing), listing.name)
             temporary.mkdir(parents=True)
-            with Decoder(len(listing.names), worker_count(), files=listing.kind != "arrays") as decoder:
+            with Decoder(len(listing.names), cores(), files=listing.kind != "arrays") as decoder:
                 read = _reader(listing, temporary / "scratch")
                 side = _choose_side(listing, read)
                 need_space(
@@ -107,14 +108,9 @@ def may_have_healed(base: Path, listing: Listing) -> bool:
     return False
 
 
-def worker_count() -> int:
-    """Cores that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)))
-
-
 def parallel(work: Callable[[int], Any], count: int) -> Generator[Any, None, None]:
     """``work(0) … work(count - 1)`` in this order, a few ahead on all cores."""
-    workers = worker_count()
+    workers = cores()
     if workers == 1 or count == 1:
         yield from map(work, range(count))
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from automl.device import cores
 from automl.errors import AutomlError, InputError
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ def answer(
     write_images(dataset, work)
     write_weights(backbone, work / "weights")
     spec = {
-        "classes": len(dataset.class_names), "seconds": seconds, "seed": seed, "threads": os.cpu_count() or 1,
+        "classes": len(dataset.class_names), "seconds": seconds, "seed": seed, "threads": cores(),
     }  # fmt: skip
     (work / "spec.json").write_text(json.dumps(spec))
     # Nothing of this environment is for the other one.
@@ -159,7 +161,7 @@ def answer(
 def _versions(name: str) -> dict[str, str]:
     """Of what the peer was asked for, and of torch."""
     installed = json.loads((folder_of(name) / "installed.json").read_text(encoding="utf-8"))
-    asked = {"".join(c for c in text.partition(">")[0].partition("=")[0]) for text in PEERS[name].packages}
+    asked = {re.split(r"[<>=!~\[ ]", text)[0] for text in PEERS[name].packages}
     return {key: installed[key] for key in sorted({*asked, "torch"}) if key in installed}
 
 

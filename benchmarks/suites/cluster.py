@@ -29,8 +29,8 @@ NAME = "cluster"
 SUMMARY = "A sweep on several Ray nodes without a shared disk, one of them killed in the middle."
 
 EXAMPLE = "example: automl bench cluster --nodes 2 --candidates 16"
-#: Trials that have ended when a node is killed.
-_BEFORE = 3
+#: Trials that have ended when a node is killed, and seconds after that, so that others are running.
+_BEFORE, _INTO = 3, 3.0
 #: Workers for which it is told what they would take.
 _MANY = (10, 100, 1000)
 _PATIENCE = 1800.0
@@ -283,7 +283,8 @@ def _kill_later(nodes: Nodes, number: int, out: Path, stop: threading.Event) -> 
     while not stop.wait(0.2):
         ended = list(out.glob("search/trials/*/outcome.json"))
         if len(ended) >= _BEFORE:
-            nodes.kill(number)
+            if not stop.wait(_INTO):
+                nodes.kill(number)
             return
 
 
@@ -354,7 +355,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             *table(["", "trials in the table", "lost and run again", "seconds"], rows),
             "",
             f"Both tables hold the same candidates with the same ends: {'yes' if summary['same_table'] else 'NO'}. "
-            f"A node is killed once {_BEFORE} trials have ended.",
+            f"A node is killed {_INTO:g} s after {_BEFORE} trials have ended.",
             "",
             f"Brought to a node: {whole['bytes_per_node'] / 1e6:.1f} MB at {whole['bytes_per_second'] / 1e6:.0f} MB/s. The "
             f"driver spends {1000 * whole['driver_seconds_per_trial']:.0f} ms on a trial, which takes "

@@ -99,7 +99,7 @@ def test_no_thread_is_left_when_the_file_is_closed(
 
     monkeypatch.setattr(Decoder, "close", watched)
     monkeypatch.setattr(_build, "_CHUNK_BYTES", 1)
-    monkeypatch.setattr(_build, "worker_count", lambda: 2)
+    monkeypatch.setattr(_build, "cores", lambda: 2)
     with pytest.raises(KeyboardInterrupt):
         load_dataset(tiny_folder, cache_dir=tmp_path, progress=interrupted)
     assert left == [[]]
