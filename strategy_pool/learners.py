@@ -15,6 +15,9 @@ from strategy_pool.trial_table import TrialTable
 
 #: Grades of LambdaRank's labels; the gain is linear in them, as in the metric.
 _GRADES = 100
+#: LightGBM's own penalty on splits of categories (10) hides which network a row is of where trials are few, from
+#: LambdaRank most, whose gradients are small; and so does its least number of rows of a category (100).
+_CATEGORIES = {"cat_l2": 0.1, "min_data_per_group": 20}
 #: Rows from which all cores predict.
 _MANY = 256
 
@@ -91,6 +94,7 @@ class Trees:
             "deterministic": True,
             "force_row_wise": True,
             "verbosity": -1,
+            **_CATEGORIES,
             **self._more(frame),
         }
         data = lightgbm.Dataset(

@@ -26,7 +26,7 @@ from strategy_pool.trial_table import TrialTable
 FLOOR = "history_average"
 MEMBERS: Mapping[str, Callable[[], Learner]] = {
     FLOOR: HistoryAverage,
-    "lambdarank": lambda: LambdaRank(trees=300),
+    "lambdarank": lambda: LambdaRank(trees=500),
     "regression": lambda: Regression(trees=300, bags=2),
 }
 #: With fewer groups of past tasks than this there is nothing to validate a learned member on.
