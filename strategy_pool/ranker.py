@@ -19,7 +19,7 @@ from strategy_pool.baselines import HistoryAverage, Learner, model_column, model
 from strategy_pool.learners import Failure, LambdaRank, Regression, Trees
 from strategy_pool.left_out import predictions
 from strategy_pool.portfolio import Spread, greedy
-from strategy_pool.ranking_metrics import ndcg, order_of
+from strategy_pool.ranking_metrics import ndcg, order_of, tau
 from strategy_pool.trial_table import TrialTable
 
 #: Members of the mixture; the first one is the floor.
@@ -35,8 +35,9 @@ LEAST_TASKS = 3
 INNER_FOLDS = 5
 #: Shares are multiples of one in so many.
 _STEPS = 4
-#: A mixture has to beat the floor beyond this quantile of the t distribution of the paired difference.
-_SURE = 0.975
+#: A mixture has to beat the floor beyond these quantiles of the t distribution of the paired difference: in NDCG@10,
+#: which is what counts but differs much between tasks, and in Kendall's tau, which is of all candidates and steadier.
+_LIKELY, _SURE = 0.8, 0.975
 #: Tasks with more trials are learned from a sample of them.
 MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task; where tasks are
@@ -103,8 +104,8 @@ class Ranker:
     """Predicts by a weighted sum of its members' predictions, each standardised within the task.
 
     The shares are those with the highest mean NDCG@10 on past tasks that the members had not seen. Where no mixture beats
-    the history average there by more than the noise, or where there are no features or too few past tasks, the ranker
-    is the history average.
+    the history average there by more than the noise, in NDCG@10 and in Kendall's tau, or where there are no features or
+    too few past tasks, the ranker is the history average.
 
     The order in which candidates are tried comes from the same predictions and from what trials took, see
     :mod:`strategy_pool.portfolio`.
@@ -406,38 +407,59 @@ def choose_shares(
 ) -> tuple[dict[str, float], tuple[float, float]]:
     """Find the weights with the highest mean NDCG@10; the floor alone, unless they are clearly better.
 
+    Of few tasks NDCG@10 alone says little: a test of it that does not let chance through hides what helps, and tau tells
+    them apart.
+
     Args:
         left_out: per task the predictions of each member, float [n], and the normalised scores, float [n].
         seed: of the order of ties.
         groups: of each task; tasks of one group are one witness. By default each is its own.
 
     Returns:
-        The weights that are not 0, and the gain over the floor with its standard error.
+        The weights that are not 0, and the gain in NDCG@10 over the floor with its standard error.
     """
     names = list(left_out[0][0])
-    best, best_scores = {FLOOR: 1.0}, _scores(left_out, {FLOOR: 1.0}, seed)
-    floor = best_scores
+    floor = {FLOOR: 1.0}
+    best, best_scores = floor, _scores(left_out, floor, seed, _head)
+    of_floor = best_scores
     for parts in itertools.product(range(_STEPS + 1), repeat=len(names)):
         if sum(parts) != _STEPS:
             continue
         shares = {name: part / _STEPS for name, part in zip(names, parts, strict=True) if part}
-        scores = _scores(left_out, shares, seed)
+        scores = _scores(left_out, shares, seed, _head)
         if scores.mean() > best_scores.mean():
             best, best_scores = shares, scores
-    each = pd.Series(best_scores - floor)
-    difference = each.groupby(list(groups) if groups is not None else each.index).mean().to_numpy()
-    if len(difference) < 2:
-        return {FLOOR: 1.0}, (0.0, 0.0)
-    gain, error = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    if gain <= float(t.ppf(_SURE, len(difference) - 1)) * error:
-        return {FLOOR: 1.0}, (0.0, 0.0)
-    return best, (gain, error)
+    witnesses = list(groups) if groups is not None else list(range(len(left_out)))
+    gain = _gain(best_scores - of_floor, witnesses)
+    order = [_scores(left_out, shares, seed, tau) for shares in (best, floor)]
+    if _beyond(gain, _LIKELY, witnesses) and _beyond(_gain(order[0] - order[1], witnesses), _SURE, witnesses):
+        return best, gain
+    return floor, (0.0, 0.0)
+
+
+def _gain(each: np.ndarray, groups: Sequence[Any]) -> tuple[float, float]:
+    """Mean over the groups, and its standard error; 0 of a single group."""
+    means = pd.Series(each).groupby(list(groups)).mean().to_numpy()
+    if len(means) < 2:
+        return 0.0, 0.0
+    return float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
+
+
+def _beyond(gain: tuple[float, float], quantile: float, groups: Sequence[Any]) -> bool:
+    return gain[0] > float(t.ppf(quantile, max(1, len(set(groups)) - 1))) * gain[1]
+
+
+def _head(order: np.ndarray, values: np.ndarray) -> float:
+    return ndcg(values[order], 10)
 
 
 def _scores(
-    left_out: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]], shares: Mapping[str, float], seed: int
+    left_out: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]],
+    shares: Mapping[str, float],
+    seed: int,
+    judge: Callable[[np.ndarray, np.ndarray], float],
 ) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return np.array(
-        [ndcg(values[order_of(mix(predicted, shares), generator)], 10) for predicted, values in left_out]
+        [judge(order_of(mix(predicted, shares), generator), values) for predicted, values in left_out]
     )

@@ -49,6 +49,21 @@ def ndcg(values: np.ndarray, k: int) -> float:
     return float(values[:k] @ discount / ideal) if ideal > 0 else 1.0
 
 
+def tau(order: np.ndarray, values: np.ndarray) -> float:
+    """Kendall's tau-b between an order and the scores; 0 where either side is constant.
+
+    Args:
+        order: positions, the first to be tried first, int [n].
+        values: normalised scores, float [n].
+    """
+    if len(values) < 2:
+        return 0.0
+    place = np.empty(len(order))
+    place[order] = -np.arange(len(order))
+    found = float(kendalltau(place, values).statistic)
+    return found if np.isfinite(found) else 0.0
+
+
 def ranking_scores(order: np.ndarray, values: np.ndarray) -> dict[str, float]:
     """Judge an order for one task.
 
@@ -57,15 +72,12 @@ def ranking_scores(order: np.ndarray, values: np.ndarray) -> dict[str, float]:
         values: normalised scores, float [n].
 
     Returns:
-        The :data:`METRICS`; Kendall's tau-b is 0 where either side is constant.
+        The :data:`METRICS`.
     """
     found = values[order]
     scores = {f"regret@{k}": regret(found, k) for k in (1, 5, 10)}
     scores["ndcg@10"] = ndcg(found, 10)
-    place = np.empty(len(order))
-    place[order] = -np.arange(len(order))
-    tau = kendalltau(place, values).statistic if len(values) > 1 else 0.0
-    scores["kendall_tau"] = float(tau) if np.isfinite(tau) else 0.0
+    scores["kendall_tau"] = tau(order, values)
     return scores
 
 
