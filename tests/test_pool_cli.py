@@ -11,6 +11,7 @@ import pytest
 from automl.engine import rank_task
 from automl.published import published, versions
 from automl.task import Task
+from strategy_pool import shipped
 from strategy_pool.history import History
 from strategy_pool.strategy import load_catalog
 from tests.conftest import write_shapes
@@ -24,8 +25,9 @@ RECIPES = ["scratch_strong", "scratch_sgd", "scratch_medium_ema", "scratch_small
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An own home folder."""
+    """An own home folder; the package carries no history."""
     monkeypatch.setenv("AUTOML_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(shipped, "FILE", tmp_path / "none.parquet")
     return tmp_path / "home"
 
 
@@ -106,6 +108,14 @@ def test_an_empty_history_teaches_nothing(home: Path, tmp_path: Path) -> None:
     done = automl("rerank", "--history", f"sqlite:///{tmp_path}/empty.db", "--json")
     assert done.code == 0 and done.last_json["published"] is False
     assert "too little" in done.last_json["reason"]
+
+
+def test_a_first_night_learns_from_what_the_package_carries(home: Path, url: str, tmp_path: Path) -> None:
+    with History(url) as history:
+        history.export(shipped.FILE)
+    done = automl("rerank", "--history", f"sqlite:///{tmp_path}/empty.db", "--json")
+    assert done.code == 0 and done.last_json["published"] is True
+    assert automl("pool", "show", "1", "--json").last_json["tasks"] == 9
 
 
 def test_only_one_night_at_a_time(home: Path, url: str) -> None:
