@@ -35,9 +35,10 @@ LEAST_TASKS = 3
 INNER_FOLDS = 5
 #: Shares are multiples of one in so many.
 _STEPS = 4
-#: A mixture has to beat the floor beyond these quantiles of the t distribution of the paired difference: in NDCG@10,
-#: which is what counts but differs much between tasks, and in Kendall's tau, which is of all candidates and steadier.
-_LIKELY, _SURE = 0.8, 0.975
+#: Quantiles of the t distribution of the paired difference beyond which a mixture has to beat the floor: in NDCG@10, which
+#: is what counts, either by itself, so far out that the best of all mixtures is not so by chance, or, as it differs
+#: much between few tasks, likely, and surely in Kendall's tau, which is of all candidates and steadier.
+_ALONE, _LIKELY, _SURE = 0.995, 0.8, 0.975
 #: Tasks with more trials are learned from a sample of them.
 MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task; where tasks are
@@ -104,8 +105,8 @@ class Ranker:
     """Predicts by a weighted sum of its members' predictions, each standardised within the task.
 
     The shares are those with the highest mean NDCG@10 on past tasks that the members had not seen. Where no mixture beats
-    the history average there by more than the noise, in NDCG@10 and in Kendall's tau, or where there are no features or
-    too few past tasks, the ranker is the history average.
+    the history average there by more than the noise, or where there are no features or too few past tasks, the ranker
+    is the history average.
 
     The order in which candidates are tried comes from the same predictions and from what trials took, see
     :mod:`strategy_pool.portfolio`.
@@ -407,8 +408,8 @@ def choose_shares(
 ) -> tuple[dict[str, float], tuple[float, float]]:
     """Find the weights with the highest mean NDCG@10; the floor alone, unless they are clearly better.
 
-    Of few tasks NDCG@10 alone says little: a test of it that does not let chance through hides what helps, and tau tells
-    them apart.
+    Of few tasks NDCG@10 says little: a test of it alone that does not let chance through hides what helps, and Kendall's
+    tau tells them apart.
 
     Args:
         left_out: per task the predictions of each member, float [n], and the normalised scores, float [n].
@@ -432,7 +433,10 @@ def choose_shares(
     witnesses = list(groups) if groups is not None else list(range(len(left_out)))
     gain = _gain(best_scores - of_floor, witnesses)
     order = [_scores(left_out, shares, seed, tau) for shares in (best, floor)]
-    if _beyond(gain, _LIKELY, witnesses) and _beyond(_gain(order[0] - order[1], witnesses), _SURE, witnesses):
+    in_tau = _gain(order[0] - order[1], witnesses)
+    if _beyond(gain, _ALONE, witnesses) or (
+        _beyond(gain, _LIKELY, witnesses) and _beyond(in_tau, _SURE, witnesses)
+    ):
         return best, gain
     return floor, (0.0, 0.0)
 
