@@ -35,10 +35,10 @@ LEAST_TASKS = 3
 INNER_FOLDS = 5
 #: Shares are multiples of one in so many.
 _STEPS = 4
-#: Quantiles of the t distribution of the paired difference beyond which a mixture has to beat the floor: in NDCG@10, which
-#: is what counts, either by itself, so far out that the best of all mixtures is not so by chance, or, as it differs
-#: much between few tasks, likely, and surely in Kendall's tau, which is of all candidates and steadier.
-_ALONE, _LIKELY, _SURE = 0.995, 0.8, 0.975
+#: Quantiles of the t distribution of the paired difference beyond which a mixture has to beat the floor: surely in
+#: NDCG@10, which is what counts; or, as it differs much between few tasks, likely in it, and surely in Kendall's tau,
+#: which is of all candidates and steadier. As the best of many mixtures is tested, surely is far out.
+_LIKELY, _SURE = 0.8, 0.99
 #: Tasks with more trials are learned from a sample of them.
 MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task; where tasks are
@@ -434,7 +434,7 @@ def choose_shares(
     gain = _gain(best_scores - of_floor, witnesses)
     order = [_scores(left_out, shares, seed, tau) for shares in (best, floor)]
     in_tau = _gain(order[0] - order[1], witnesses)
-    if _beyond(gain, _ALONE, witnesses) or (
+    if _beyond(gain, _SURE, witnesses) or (
         _beyond(gain, _LIKELY, witnesses) and _beyond(in_tau, _SURE, witnesses)
     ):
         return best, gain
