@@ -432,13 +432,13 @@ def choose_shares(
             best, best_scores = shares, scores
     witnesses = list(groups) if groups is not None else list(range(len(left_out)))
     gain = _gain(best_scores - of_floor, witnesses)
-    order = [_scores(left_out, shares, seed, tau) for shares in (best, floor)]
-    in_tau = _gain(order[0] - order[1], witnesses)
-    if _beyond(gain, _SURE, witnesses) or (
-        _beyond(gain, _LIKELY, witnesses) and _beyond(in_tau, _SURE, witnesses)
-    ):
-        return best, gain
-    return floor, (0.0, 0.0)
+    if not _beyond(gain, _LIKELY, witnesses):
+        return floor, (0.0, 0.0)
+    if not _beyond(gain, _SURE, witnesses):
+        in_tau = _scores(left_out, best, seed, tau) - _scores(left_out, floor, seed, tau)
+        if not _beyond(_gain(in_tau, witnesses), _SURE, witnesses):
+            return floor, (0.0, 0.0)
+    return best, gain
 
 
 def _gain(each: np.ndarray, groups: Sequence[Any]) -> tuple[float, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +164,18 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     second.close()
 
 
-def test_what_waits_for_a_refused_run_gets_the_folder_whole(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path / "run", tmp_path / "data", False)
+@contextmanager
+def another_waits(tmp_path: Path) -> Iterator[Future[RunFolder]]:
+    """One that wants the folder that somebody else has."""
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(RunFolder, tmp_path / "run", tmp_path / "data", False)
         time.sleep(0.3)
+        yield waiting
+
+
+def test_what_waits_for_a_refused_run_gets_the_folder_whole(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run", tmp_path / "data", False)
+    with another_waits(tmp_path) as waiting:
         first.undo()
         first.close()
         second = waiting.result(10)
@@ -177,9 +186,7 @@ def test_what_waits_for_a_refused_run_gets_the_folder_whole(tmp_path: Path) -> N
 
 def test_of_two_that_began_at_the_same_time_the_later_is_refused(tmp_path: Path) -> None:
     first = RunFolder(tmp_path / "run", tmp_path / "data", False)
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(RunFolder, tmp_path / "run", tmp_path / "data", False)
-        time.sleep(0.3)
+    with another_waits(tmp_path) as waiting:
         (tmp_path / "run" / "search" / "task.json").write_text("{}")
         first.close()
         with pytest.raises(InputError, match="holds a run already"):
