@@ -39,6 +39,9 @@ _STEPS = 4
 #: NDCG@10, which is what counts; or, as it differs much between few tasks, likely in it, and surely in Kendall's tau,
 #: which is of all candidates and steadier. As the best of many mixtures is tested, surely is far out.
 _LIKELY, _SURE = 0.8, 0.99
+#: A few differences may agree by chance: their variance is held to be that of a deviation of so much, as if so many more
+#: of them had shown it.
+_USUAL, _WORTH = 0.1, 4
 #: Tasks with more trials are learned from a sample of them.
 MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task; where tasks are
@@ -417,7 +420,7 @@ def choose_shares(
         groups: of each task; tasks of one group are one witness. By default each is its own.
 
     Returns:
-        The weights that are not 0, and the gain in NDCG@10 over the floor with its standard error.
+        The weights that are not 0, and the gain in NDCG@10 over the floor with its moderated standard error.
     """
     names = list(left_out[0][0])
     floor = {FLOOR: 1.0}
@@ -431,26 +434,30 @@ def choose_shares(
         if scores.mean() > best_scores.mean():
             best, best_scores = shares, scores
     witnesses = list(groups) if groups is not None else list(range(len(left_out)))
-    gain = _gain(best_scores - of_floor, witnesses)
-    if not _beyond(gain, _LIKELY, witnesses):
+    gain, sure = _gain(best_scores - of_floor, witnesses)
+    if not sure(_LIKELY):
         return floor, (0.0, 0.0)
-    if not _beyond(gain, _SURE, witnesses):
+    if not sure(_SURE):
         in_tau = _scores(left_out, best, seed, tau) - _scores(left_out, floor, seed, tau)
-        if not _beyond(_gain(in_tau, witnesses), _SURE, witnesses):
+        if not _gain(in_tau, witnesses)[1](_SURE):
             return floor, (0.0, 0.0)
     return best, gain
 
 
-def _gain(each: np.ndarray, groups: Sequence[Any]) -> tuple[float, float]:
-    """Mean over the groups, and its standard error; 0 of a single group."""
+def _gain(each: np.ndarray, groups: Sequence[Any]) -> tuple[tuple[float, float], Callable[[float], bool]]:
+    """Mean over the groups with its moderated standard error, and whether it lies beyond 0 at a quantile.
+
+    The t statistic is moderated (Smyth 2004, *Linear models and empirical Bayes methods*, section 4): the variance of few
+    differences is drawn to a usual one. Of a single group nothing is sure.
+    """
     means = pd.Series(each).groupby(list(groups)).mean().to_numpy()
-    if len(means) < 2:
-        return 0.0, 0.0
-    return float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
-
-
-def _beyond(gain: tuple[float, float], quantile: float, groups: Sequence[Any]) -> bool:
-    return gain[0] > float(t.ppf(quantile, max(1, len(set(groups)) - 1))) * gain[1]
+    count = len(means)
+    if count < 2:
+        return (0.0, 0.0), lambda _quantile: False
+    freedom = _WORTH + count - 1
+    variance = (_WORTH * _USUAL**2 + ((means - means.mean()) ** 2).sum()) / freedom
+    mean, error = float(means.mean()), float(np.sqrt(variance / count))
+    return (mean, error), lambda quantile: mean > float(t.ppf(quantile, freedom)) * error
 
 
 def _head(order: np.ndarray, values: np.ndarray) -> float:

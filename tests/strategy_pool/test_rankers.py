@@ -17,6 +17,7 @@ from strategy_pool.evaluation import METHODS, evaluate, folds
 from strategy_pool.learners import LambdaRank, Regression
 from strategy_pool.left_out import predictions
 from strategy_pool.ranker import FLOOR, Ranker, choose_shares, mix
+from strategy_pool.ranking_metrics import ndcg, order_of
 from strategy_pool.trial_table import TableError, TrialTable, trial_table
 
 LEARNERS: dict[str, Callable[[], Learner]] = {
@@ -420,6 +421,26 @@ def test_a_gain_of_few_tasks_has_to_be_sure() -> None:
             )
         left += choose_shares(tasks, 0)[0] != {FLOOR: 1.0}
     assert left <= 6
+
+
+def test_small_gains_that_happen_to_agree_are_not_sure_and_large_ones_that_differ_are() -> None:
+    rng = np.random.default_rng(0)
+    alike, apart = [], []
+    for number in range(4):
+        values = np.sort(rng.uniform(size=30))[::-1]
+        worse = values.copy()
+        worse[[0, 1]] = worse[[1, 0]]  # two change places: as small a gain in each task
+        alike.append(({FLOOR: worse, "regression": values}, np.linspace(1, 0, 30)))
+        noise = rng.normal(0, 0.05 + 0.1 * number, 30)
+        apart.append(({FLOOR: rng.normal(size=30), "regression": values + noise}, values))
+    gains = [
+        ndcg(v[order_of(p["regression"], rng)], 10) - ndcg(v[order_of(p[FLOOR], rng)], 10) for p, v in alike
+    ]
+    assert min(gains) == pytest.approx(max(gains)) and gains[0] > 0
+    assert choose_shares(alike, 0) == ({FLOOR: 1.0}, (0.0, 0.0))
+    shares, (gain, error) = choose_shares(apart, 0)
+    assert shares["regression"] >= 0.75
+    assert gain > 2 * error
 
 
 def test_of_very_many_tasks_some_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
