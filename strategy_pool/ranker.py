@@ -46,7 +46,7 @@ _USUAL, _WORTH = 0.1, 4
 MOST_TRIALS = 10_000
 #: What is learned by trees is learned from about so many rows, and from at least so many of each task; where tasks are
 #: too many for that, some are drawn.
-MOST_ROWS, LEAST_ROWS = 20_000, 50
+MOST_ROWS, LEAST_ROWS = 15_000, 50
 #: Candidates whose values are drawn: the best expected ones, and the best expected ones per second.
 _DRAWN = 250
 #: Of more candidates than this a share of the trees is asked first; and how many are looked at closely then.

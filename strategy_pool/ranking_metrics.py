@@ -19,11 +19,18 @@ RESAMPLES = 10_000
 def order_of(predicted: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return the positions, highest prediction first, ties in random order; NaN comes last.
 
+    What differs by less than a billionth of the range is a tie: it is rounding that tells such predictions apart.
+
     Args:
         predicted: float [n].
         generator: breaks ties.
     """
     keys = np.where(np.isnan(predicted), -np.inf, predicted)
+    finite = np.isfinite(keys)
+    if finite.any():
+        low, high = keys[finite].min(), keys[finite].max()
+        if high > low:
+            keys[finite] = np.round((keys[finite] - low) / (high - low), 9)
     return np.lexsort((generator.random(len(keys)), -keys))
 
 

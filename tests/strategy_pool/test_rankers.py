@@ -215,6 +215,21 @@ def test_a_mixture_weighs_standardised_predictions_and_leaves_out_who_cannot_tel
     assert mix(predicted, {"c": 1.0}).tolist() == [0.0, 0.0]
 
 
+def test_an_average_alone_orders_as_the_average_does() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.choice(
+        [0.1 + 0.2, 0.3, 0.5, 0.6 - 0.1, np.nan], 200
+    )  # two pairs that rounding alone tells apart
+    alone = mix({FLOOR: values}, {FLOOR: 1.0})
+    known = ~np.isnan(values)
+    orders = [order_of(of[known], np.random.default_rng(3)) for of in (values, alone)]
+    assert orders[0].tolist() == orders[1].tolist()
+    near = np.array([0.1 + 0.2, 0.3, 0.0, 1.0])
+    found = {tuple(order_of(near, np.random.default_rng(n)).tolist()) for n in range(10)}
+    assert found == {(3, 0, 1, 2), (3, 1, 0, 2)}
+    assert order_of(np.array([np.nan, -np.inf, 1.0, np.inf]), rng)[:2].tolist() == [3, 2]
+
+
 def test_shares_fall_back_to_the_floor_when_the_gain_is_noise() -> None:
     rng = np.random.default_rng(0)
     values = [rng.uniform(0, 1, 30) for _ in range(10)]
