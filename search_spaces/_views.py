@@ -43,6 +43,20 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def parted(self, count: int, seed: int) -> tuple[Images, Images]:
+        """So many drawn at random, and the others.
+
+        Raises:
+            ValueError: none would be left on one side.
+        """
+        if not 0 < count < len(self):
+            raise ValueError(f"{count} of {len(self)} images cannot be held out")
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self))).to(self.labels.device)
+        first, others = order[:count].sort().values, order[count:].sort().values
+        return Images(self.pixels[first], self.labels[first]), Images(
+            self.pixels[others], self.labels[others]
+        )
+
     def batches(self, size: int, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Give normalised images ``[size, 3, resolution, resolution]`` and labels, in their order."""
         for start in range(0, len(self), size):

@@ -1,10 +1,12 @@
-"""Pretraining of a family's supernet, whose subnets are starting points where no pretrained weights can be had.
+"""Pretraining of a supernet on many images, of a family or of a pretrained model that is converted.
+
+The subnets of a family's are starting points where no pretrained weights can be had.
 
 ``python -m search_spaces.pretrain --images IMAGES.npz --teacher local-dir:PATH --seconds 9000 --out DIR`` trains on one
 GPU, or on the processor, for that time. A teacher of any classes gives its opinion of fixed views of the images; the
 supernet learns it beside the labels (see :mod:`search_spaces._views`), and what only the teacher's classes needed is cut
 off at the end. It writes ``FAMILY.safetensors`` (:mod:`search_spaces.stored`) and ``FAMILY.json`` with the recipe, the
-curve, and a table of subnets.
+curve, and a table of subnets. With ``--backbone local-dir:PATH`` that model becomes the supernet, and names the files.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ from search_spaces._views import (
     memory_format,
     read_images,
 )
+from search_spaces.backbones import Backbone, create_backbone, find_backbones
+from search_spaces.convert import convert
 from search_spaces.propose import spread
-from search_spaces.stored import RESOLUTION, About, Stored, load
+from search_spaces.stored import CONVERTED, RESOLUTION, About, Stored, blank, load
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Recipe, Step, train_supernet
 
@@ -42,8 +46,8 @@ from search_spaces.train import Recipe, Step, train_supernet
 _CALIBRATION, _SIDE = 128, 64
 #: Training images from which those are estimated that are judged.
 _JUDGING = 512
-#: Subnets in the table whose score is measured, and that are counted.
-_JUDGED, _COUNTED = 60, 300
+#: Subnets that are counted.
+_COUNTED = 300
 #: Validation images at a time.
 _BATCH = 250
 
@@ -67,6 +71,10 @@ class Plan:
         evaluate_every: seconds between two evaluations.
         start: file of a supernet of the same family whose weights are begun with, all but the classifier's; None for
             random ones.
+        backbone: a pretrained timm model, ``local-dir:PATH`` or a name, that becomes the supernet in place of a family's.
+        judged: subnets whose score is measured at the end.
+        held_out: training images that are judged on and not learned from, so that no validation image decides anything;
+            0 to judge on the validation images.
     """
 
     family: str
@@ -81,6 +89,14 @@ class Plan:
     seed: int = 0
     evaluate_every: float = 300.0
     start: Path | None = None
+    backbone: str | None = None
+    judged: int = 60
+    held_out: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the files that are written."""
+        return self.family if self.backbone is None else _name(self.backbone)
 
 
 @torch.inference_mode()
@@ -141,6 +157,8 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = torch.bfloat16 if device == "cuda" else None
     training, validation, names = read_images(images, device)
+    if plan.held_out:
+        validation, training = training.parted(plan.held_out, plan.seed)
     views = Views(training, plan.views, plan.how, plan.seed)
     judging = judging_images(training, plan.seed)
     record: dict[str, Any] = {
@@ -156,27 +174,30 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     }
     origin = f"{len(training)} images of {len(names)} classes"
     if plan.teacher is not None:
-        name = Path(plan.teacher.removeprefix("local-dir:")).name
-        origin += f", taught by {name}"
-        record["plan"]["teacher"] = name
+        origin += f", taught by {_name(plan.teacher)}"
+        record["plan"]["teacher"] = _name(plan.teacher)
         record["teacher_seconds"] = _ask(views, plan, device, precision, tell)
+    backbone = _backbone(plan)
+    net = _begun(plan, backbone, len(names) + views.teacher_classes)
+    if backbone is not None:
+        origin = f"{backbone.name}, {origin}"
+        record["plan"]["backbone"] = backbone.name
+    elif plan.start is not None:
+        record["plan"]["start"] = plan.start.name
     about = About(
-        plan.family,
+        plan.family if backbone is None else CONVERTED,
         tuple(names),
         plan.resolutions,
         "top1",
-        mean=MEAN,
-        std=STD,
-        licence="Apache-2.0",
-        origin=origin,
+        "" if backbone is None else backbone.architecture,
+        MEAN,
+        STD,
+        "Apache-2.0" if backbone is None else backbone.licence,
+        origin,
     )
-    net: Supernet = families.supernet(plan.family, len(names) + views.teacher_classes)
-    if plan.start is not None:
-        begin_with(net, plan.start, plan.family)
-        record["plan"]["start"] = plan.start.name
     net = net.to(device=device, memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]
     calibration = calibration_images(plan.seed)
-    path = out / f"{plan.family}.safetensors"
+    path = out / f"{plan.name}.safetensors"
     began = time.monotonic()
     paused, evaluated = 0.0, began
 
@@ -194,12 +215,12 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     def write(stored: Stored) -> None:
         stored.save(path)
         text = json.dumps(record, indent=1, sort_keys=True)
-        (out / f"{plan.family}.json").write_text(text + "\n", encoding="utf-8")
+        (out / f"{plan.name}.json").write_text(text + "\n", encoding="utf-8")
 
     def evaluate(step: Step) -> None:
         begin = time.monotonic()
         point = {**step.to_dict(), "seconds": begin - began - paused}
-        stored = Stored(about, _cut(step.net, plan.family, len(names)), calibration)
+        stored = Stored(about, _cut(step.net, about), calibration)
         write(stored)
         for name, subnet in (("largest", stored.space.largest()), ("smallest", stored.space.smallest())):
             point[f"top1_{name}"] = judge(stored, subnet)
@@ -217,19 +238,53 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
             evaluated = time.monotonic()
             paused += evaluated - begin
         net = step.net
-    stored = Stored(about, _cut(net, plan.family, len(names)), calibration)
+    stored = Stored(about, _cut(net, about), calibration)
     write(stored)
-    judged = _cut(net, plan.family, len(names))
+    judged = _cut(net, about)
     for number, subnet in enumerate(spread(stored.space, _COUNTED, plan.seed)):
         known = stored.counted(subnet)
-        if number < _JUDGED:
+        if number < plan.judged:
             score = judge(Stored(about, judged, calibration), subnet)
             known = dataclasses.replace(known, score=score, images=len(validation))
             tell(json.dumps({"resolution": subnet[RESOLUTION], "macs": known.macs, "top1": round(score, 4)}))
         stored.known.append(known)
-    record["subnets"] = [dataclasses.asdict(known) for known in stored.known[:_JUDGED]]
+    record["subnets"] = [dataclasses.asdict(known) for known in stored.known[: plan.judged]]
     write(stored)
     return path
+
+
+def _name(source: str) -> str:
+    return Path(source.removeprefix("local-dir:")).name
+
+
+def _backbone(plan: Plan) -> Backbone | None:
+    """The model that becomes the supernet.
+
+    Raises:
+        ValueError: it cannot be had, or sees images in a way of its own.
+    """
+    if plan.backbone is None:
+        return None
+    if plan.start is not None:
+        raise ValueError("a supernet begins with a backbone or with another supernet, not with both")
+    found, skipped = find_backbones((), [plan.backbone])
+    if not found:
+        raise ValueError("; ".join(skipped))
+    if (found[0].mean, found[0].std) != (MEAN, STD):
+        raise ValueError(
+            f"{found[0].name} normalises images in a way of its own, by {found[0].mean}, {found[0].std}"
+        )
+    return found[0]
+
+
+def _begun(plan: Plan, backbone: Backbone | None, outputs: int) -> Supernet:
+    """The supernet before it is trained."""
+    if backbone is not None:
+        return convert(create_backbone(backbone), outputs)
+    net: Supernet = families.supernet(plan.family, outputs)
+    if plan.start is not None:
+        begin_with(net, plan.start, plan.family)
+    return net
 
 
 def begin_with(net: Supernet, file: Path, family: str) -> None:
@@ -264,9 +319,10 @@ def _ask(
     return time.monotonic() - began
 
 
-def _cut(net: Supernet, family: str, classes: int) -> Supernet:
+def _cut(net: Supernet, about: About) -> Supernet:
     """The supernet on the processor, without the outputs that learned the teacher's classes."""
-    found = families.supernet(family, classes)
+    classes = len(about.classes)
+    found = blank(about.family, about.architecture, classes)
     state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
     for name in ("classifier.weight", "classifier.bias"):
         state[name] = state[name][:classes]
@@ -282,8 +338,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--start", type=Path, help="supernet whose weights are begun with")
+    parser.add_argument(
+        "--backbone", help="a pretrained timm model that becomes the supernet, e.g. local-dir:PATH"
+    )
+    parser.add_argument(
+        "--judged", type=int, default=Plan.judged, help="subnets whose score is measured at the end"
+    )
     parser.add_argument("--teacher", help="a timm model with a classifier, e.g. local-dir:PATH")
     parser.add_argument("--views", type=int, default=Plan.views)
+    parser.add_argument(
+        "--area", type=float, default=Augmentation.area, help="smallest share of an image that a view keeps"
+    )
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--resolutions", type=int, nargs="+", default=list(Plan.resolutions))
     parser.add_argument("--pool", type=int, default=0, help="subnets that are drawn once; see Recipe.pool")
@@ -293,6 +358,12 @@ def main() -> None:
     parser.add_argument("--evaluate-every", type=float, default=Plan.evaluate_every)
     parser.add_argument("--mode", default=Recipe.mode, choices=("sandwich", "random"))
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=0,
+        help="training images that are judged on, not the validation images",
+    )
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     plan = Plan(
@@ -313,8 +384,15 @@ def main() -> None:
         teacher_resolution=asked.teacher_resolution,
         evaluate_every=asked.evaluate_every,
         start=asked.start,
+        backbone=asked.backbone,
+        judged=asked.judged,
+        held_out=asked.held_out,
+        how=Augmentation(area=asked.area),
     )
-    pretrain(asked.images, asked.out, plan, lambda line: print(line, flush=True))
+    try:
+        pretrain(asked.images, asked.out, plan, lambda line: print(line, flush=True))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def load(path: Path) -> Stored:
         images = tensors.pop(_CALIBRATION)
         if images.ndim != 4 or images.dtype != torch.uint8 or not len(images):
             raise ValueError("no images for the statistics")
-        net = _supernet(about.family, about.architecture, len(about.classes))
+        net = blank(about.family, about.architecture, len(about.classes))
         _fill(net, tensors)
         stored = Stored(about, net, images)
         codes = Codes(stored.space)
@@ -237,7 +237,7 @@ def plain_network(backbone: Backbone) -> nn.Module:
         ValueError: it does not describe a subnet.
     """
     family, _, architecture = backbone.source.partition(":")
-    net = _supernet(family, architecture, 1)  # with a classifier, as the space of some networks ends in it
+    net = blank(family, architecture, 1)  # with a classifier, as the space of some networks ends in it
     codes = Codes(net.space)
     built: Any = net.build(codes.subnet(codes.row(backbone.architecture)))
     built.classifier = None
@@ -268,8 +268,12 @@ def _about(values: Mapping[str, Any]) -> About:
     )
 
 
-def _supernet(family: str, architecture: str, classes: int) -> Supernet:
-    """A supernet before its weights."""
+def blank(family: str, architecture: str, classes: int) -> Supernet:
+    """Return a supernet before its weights.
+
+    Raises:
+        StoredError: a converted one's architecture is not known.
+    """
     if family != CONVERTED:
         return families.supernet(family, classes)
     import timm

@@ -47,19 +47,28 @@ def _parser() -> argparse.ArgumentParser:
         default=16,
         help="of all sizes, of those that were judged (default %(default)s)",
     )
+    add("--within", type=float, nargs="*", default=[], metavar="MILLION",
+        help="multiply-accumulates: also the subnet with the best stored score within so many")  # fmt: skip
     add("--device", default="cpu:1", help="that they are timed on (default %(default)s)")
     add("--name", default=NAME, help="of the table's files (default %(default)s)")
     add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 
-def choose(known: Sequence[Known], count: int) -> list[Known]:
-    """Return subnets of all sizes: evenly among those with a score, in the order of multiply-accumulates."""
+def choose(known: Sequence[Known], count: int, within: Sequence[float] = ()) -> list[Known]:
+    """Return subnets of all sizes: evenly among those with a score, in the order of multiply-accumulates.
+
+    Beside them is the one with the best score within each of so many million multiply-accumulates, where there is one.
+    """
     import numpy as np
 
     judged = sorted((one for one in known if one.score is not None), key=lambda one: (one.macs, one.params))
     places = np.unique(np.linspace(0, len(judged) - 1, min(count, len(judged))).round().astype(int))
-    return [judged[place] for place in places]
+    chosen = {int(place) for place in places}
+    for most in within:
+        kept = [place for place, one in enumerate(judged) if one.macs <= most * 1e6]
+        chosen |= {max(kept, key=lambda place: judged[place].score or 0.0)} if kept else set()
+    return [judged[place] for place in sorted(chosen)]
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         training, validation, _names = read_images(options.images, "cpu")
     except (StoredError, OSError, ValueError) as error:
         raise InputError(str(error)) from None
-    chosen = choose(stored.known, options.subnets)
+    chosen = choose(stored.known, options.subnets, options.within)
     if len(chosen) < 2:
         raise InputError(f"{options.supernet} has no scores of its subnets")
     own = dataclasses.replace(stored, calibration=judging_images(training))
@@ -145,10 +154,19 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
                 f"{row['params_m']:.2f}",
                 f"{row['size_mb']:.2f}",
                 f"{row['latency_ms']:.2f}",
+                f"{100 * row['stored_score']:.1f}",
                 f"{100 * row['right'] / count:.1f} [{100 * ends.low:.1f}, {100 * ends.high:.1f}]",
             ]
         )
-    columns = ["pixels", "M MACs", "M parameters", "MB", f"ms on {summary['device']}", "top-1 % [95 %]"]
+    columns = [
+        "pixels",
+        "M MACs",
+        "M parameters",
+        "MB",
+        f"ms on {summary['device']}",
+        "stored %",
+        "top-1 % [95 %]",
+    ]
     return "\n".join(
         [
             "# Subnets",
@@ -158,7 +176,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             *table(columns, lines),
             "",
             f"Multiply-accumulates and parameters without the classifier. Latency: median of one image, measured on the "
-            f"exported file. Top-1: of the file, on {count} validation images; statistics of "
+            f"exported file. *stored*: the score that the supernet's file has. Top-1: of the file, on {count} validation images; statistics of "
             f"{summary['calibration']} training images.",
             f"{describe(summary['environment'])}.",
             "",

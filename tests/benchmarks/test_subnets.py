@@ -21,6 +21,9 @@ def test_subnets_of_all_sizes_are_taken_of_those_that_were_judged() -> None:
     chosen = subnets.choose(known, 4)
     assert [one.macs for one in chosen] == [82, 88, 94, 100]
     assert len(subnets.choose(known, 50)) == 10
+    scored = [Known({"a": i}, macs=i * 1_000_000, params=1, score=(i * 7 % 10) / 10) for i in range(1, 10)]
+    assert [one.macs // 1_000_000 for one in subnets.choose(scored, 2)] == [1, 9]
+    assert [one.macs // 1_000_000 for one in subnets.choose(scored, 2, [6, 8.5, 0.5])] == [1, 4, 7, 9]
 
 
 def coloured_images(folder: Path) -> Path:
@@ -51,13 +54,13 @@ def test_the_table_of_a_small_supernet(tmp_path: Path) -> None:
     stored.save(tmp_path / "net.safetensors")
     code = subnets.run(
         [
-            "--images", str(coloured_images(tmp_path)), "--supernet", str(tmp_path / "net.safetensors"), "--subnets", "2",
+            "--images", str(coloured_images(tmp_path)), "--supernet", str(tmp_path / "net.safetensors"), "--subnets", "2", "--within", "1000",
             "--results", str(tmp_path / "results"),
         ]
     )  # fmt: skip
     assert code == 0
     told = json.loads((tmp_path / "results" / "subnets.json").read_text())
-    assert [row["resolution"] for row in told["rows"]] == [32, 32] and told["images"] == 30
+    assert [row["resolution"] for row in told["rows"]] == [32] * 3 and told["images"] == 30
     assert told["rows"][0]["macs_m"] < told["rows"][1]["macs_m"]
     assert all(0 <= row["right"] <= 30 and row["latency_ms"] > 0 for row in told["rows"])
     text = (tmp_path / "results" / "subnets.md").read_text()

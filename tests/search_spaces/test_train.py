@@ -19,6 +19,7 @@ from search_spaces._views import KEPT, MEAN, STD, Augmentation, Images, Views, r
 from search_spaces.stored import About, Stored, load
 from search_spaces.supernet import Supernet
 from search_spaces.train import Batch, Recipe, Step, recalibrate, train_supernet
+from tests._models import write_model
 
 
 def _colours(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +118,6 @@ def _file(tmp_path: Path) -> Path:
 def test_pretraining_writes_a_supernet_that_can_be_loaded(
     taught: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "_JUDGED", 3)
     monkeypatch.setattr(pretrain, "_COUNTED", 5)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     teacher = None
@@ -130,7 +130,7 @@ def test_pretraining_writes_a_supernet_that_can_be_loaded(
         teacher = f"local-dir:{tmp_path / 'teacher'}"
     plan = pretrain.Plan(
         "mobile", 2.0, teacher, 32, views=2, batch=16, resolutions=(32,), evaluate_every=1.0,
-        recipe=Recipe(mode="random"),
+        recipe=Recipe(mode="random"), judged=3,
     )  # fmt: skip
     lines: list[str] = []
     path = pretrain.pretrain(_file(tmp_path), tmp_path / "out", plan, lines.append)
@@ -149,6 +149,35 @@ def test_pretraining_writes_a_supernet_that_can_be_loaded(
     assert record["plan"]["teacher"] == ("teacher" if taught else None)
     assert str(tmp_path) not in json.dumps(record) + json.dumps(vars(stored.about))
     assert any("asked" in line for line in lines) == taught
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_becomes_the_supernet_and_is_judged_on_what_is_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "_COUNTED", 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    folder = write_model(tmp_path / "small", "mobilenetv2_035")
+    plan = pretrain.Plan(
+        "mobile", 2.0, views=1, batch=16, resolutions=(32,), recipe=Recipe(mode="random"),
+        backbone=f"local-dir:{folder}", judged=2, held_out=12,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="small normalises images in a way of its own"):
+        pretrain.pretrain(_file(tmp_path), tmp_path / "out", plan)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"].update(mean=MEAN, std=STD)
+    (folder / "config.json").write_text(json.dumps(config))
+    path = pretrain.pretrain(_file(tmp_path), tmp_path / "out", plan, lambda _line: None)
+    stored = load(path)
+    assert path.name == "small.safetensors" and stored.about.architecture == "mobilenetv2_035"
+    assert [known.images for known in stored.known] == [12, 12, 0, 0]
+    record = json.loads((tmp_path / "out" / "small.json").read_text())
+    assert (record["training_images"], record["validation_images"]) == (24, 12)
+    assert str(tmp_path) not in json.dumps(record) + json.dumps(vars(stored.about))
+    with pytest.raises(ValueError, match="not with both"):
+        pretrain.pretrain(_file(tmp_path), tmp_path / "out", replace(plan, start=path))
+    with pytest.raises(ValueError, match="36 of 36 images cannot be held out"):
+        pretrain.pretrain(_file(tmp_path), tmp_path / "out", replace(plan, held_out=36))
 
 
 def test_another_supernet_is_begun_with_but_for_its_classifier(tmp_path: Path) -> None:
