@@ -17,6 +17,7 @@ from automl.extract_cli import extract
 from automl.latency_cli import app as latency_app
 from automl.pool_cli import app as pool_app
 from automl.rerank_cli import app as rerank_app
+from automl.run_folder import HOW, as_asked
 from automl.task import EXPLORE_SHARE
 
 app = typer.Typer(
@@ -123,12 +124,15 @@ def submit(
         "backbones": backbone,
         "limits": parse_limits_file(limits) if limits is not None else [],
         "columns": _columns(column),
+        "use_pool": not no_pool,
+        "use_search": not no_pool,
+        "use_supernet": not no_supernet,
+        "explore": explore,
     }
     if resume is not None:
-        from automl.run_folder import as_asked
-
         asked = as_asked(Path(resume), asked, _typed(context))
     sets, columns = asked.pop("limits"), asked.pop("columns")
+    how = {name: asked.pop(name) for name in HOW}
     task = Task.make(data, **asked)
     folder = resume or out or automl.new_run_folder(data)
     _run_folder.append(Path(folder).expanduser())
@@ -141,12 +145,9 @@ def submit(
         limits=sets,
         history_url=history,
         ray_address=ray_address,
-        use_pool=not no_pool,
-        use_search=not no_pool,
-        use_supernet=not no_supernet,
-        explore=explore,
         workers=workers,
         columns=columns,
+        **how,
     )
     results = result if isinstance(result, list) else [result]
     for number, one in enumerate(results):
@@ -316,6 +317,8 @@ def _typed(context: typer.Context) -> set[str]:
         "weights_dir": "weights_dirs",
         "backbone": "backbones",
         "column": "columns",
+        "no_pool": "use_pool",
+        "no_supernet": "use_supernet",
     }
     given = {name: context.get_parameter_source(name) for name in context.params}
     return {

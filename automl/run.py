@@ -46,7 +46,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.aside: Aside | None = None
-        self.use_supernet = True
+        self.how: dict[str, Any] = {}
 
     # --- the folder -----------------------------------------------------------------------------
 
@@ -139,6 +139,7 @@ class Run:
                 "columns": columns,
                 "fingerprint": self.dataset.fingerprint,
                 "run_id": self.run_id,
+                **self.how,
             },
         )
         _write_json(self.folder / "search" / "dataset.json", self.dataset.report.to_dict())

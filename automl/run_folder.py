@@ -21,10 +21,12 @@ WRITTEN = (
     "limits.json", "supernet.safetensors",
 )  # fmt: skip
 
+#: Names of how is searched, of those that :func:`automl.engine.submit` takes.
+HOW = ("use_pool", "use_search", "use_supernet", "explore")
 #: Names of what a run remembers, as :meth:`automl.task.Task.make` and :func:`automl.engine.submit` call them.
 REMEMBERED = (
     "constraints", "objective", "budget", "max_trials", "device", "seed", "weights_dirs", "backbones",
-    "limits", "columns",
+    "limits", "columns", *HOW,
 )  # fmt: skip
 
 
@@ -125,6 +127,8 @@ def as_asked(folder: Path, now: Mapping[str, Any], typed: Collection[str]) -> di
     begun = read_task(folder / "search" / "task.json", folder)
     if {"constraints", "limits"} & set(typed):  # one takes the place of the other
         typed = {*typed, "constraints", "limits"}
+    if "use_pool" in typed:  # the command line has one option for both
+        typed = {*typed, "use_search"}
     asked = {name: now[name] if name in typed or name not in begun else begun[name] for name in REMEMBERED}
     if asked["limits"] is begun.get("limits"):
         asked["limits"] = parse_sets(asked["limits"] or [])

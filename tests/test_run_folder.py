@@ -15,6 +15,7 @@ import pytest
 from automl import engine, new_run_folder
 from automl.errors import InputError
 from automl.run_folder import (
+    HOW,
     REMEMBERED,
     WRITTEN,
     RunFolder,
@@ -61,7 +62,25 @@ def test_what_is_not_typed_again_is_remembered(tmp_path: Path) -> None:
     assert asked["constraints"] == ["latency_ms<=5"]
     assert (asked["objective"], asked["seed"], asked["columns"]) == ("accuracy", 4, {"label": "kind"})
     assert asked["limits"] == []
-    assert Task.make(tmp_path, **{k: v for k, v in asked.items() if k not in ("limits", "columns")}).seed == 4
+    assert (
+        Task.make(tmp_path, **{k: v for k, v in asked.items() if k not in ("limits", "columns", *HOW)}).seed
+        == 4
+    )
+
+
+def test_how_was_searched_is_remembered(tmp_path: Path) -> None:
+    begun(tmp_path, tmp_path / "run", use_pool=False, use_search=False, use_supernet=False, explore=0.1)
+    now = {**defaults(), "use_pool": True, "use_search": True, "use_supernet": True, "explore": 0.4}
+    asked = as_asked(tmp_path / "run", now, {"explore"})
+    assert [asked[name] for name in HOW] == [False, False, False, 0.4]
+    begun(tmp_path, tmp_path / "other", use_pool=True, use_search=True, use_supernet=True, explore=0.1)
+    now = {**now, "use_pool": False, "use_search": False}
+    assert [as_asked(tmp_path / "other", now, {"use_pool"})[name] for name in HOW] == [
+        False,
+        False,
+        True,
+        0.1,
+    ]
 
 
 def test_sets_of_limits_are_remembered_and_give_way_to_a_limit(tmp_path: Path) -> None:

@@ -41,13 +41,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("submit")
     data = write_shapes(folder / "shapes", per_class=12)
     url = f"sqlite:///{folder}/history.db"
-    return small(data, folder / "run", "latency_ms<=50", "size_mb<=2", trials=1, history_url=url)
+    return small(data, folder / "run", "latency_ms<=50", "size_mb<=2", trials=1, history_url=url, explore=0.2)
 
 
 def test_the_run_folder_is_complete(run: Any) -> None:
     assert [name for name in FILES if not (run.folder / name).is_file()] == []
     assert (run.folder / "checkpoints" / "member-0" / "model.safetensors").is_file()
     assert not list((run.folder / "search").glob("export-*"))
+    task = json.loads((run.folder / "search" / "task.json").read_text())
+    assert (task["explore"], task["use_pool"], task["use_search"], task["use_supernet"]) == (
+        0.2,
+        True,
+        True,
+        True,
+    )
 
 
 @pytest.mark.browser

@@ -40,7 +40,7 @@ def _session(path: str, kind: str, threads: int, index: int) -> tuple[ort.Infere
     if kind == "cuda":
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise RuntimeError(
-                "this ONNX Runtime has no CUDA; install the extra 'gpu' in place of onnxruntime"
+                "this ONNX Runtime has no CUDA; 'pip uninstall onnxruntime', then 'pip install onnxruntime-gpu'"
             )
         if hasattr(ort, "preload_dlls"):  # CUDA's libraries that came with torch
             ort.preload_dlls()
