@@ -6,7 +6,8 @@ The subnets of a family's are starting points where no pretrained weights can be
 GPU, or on the processor, for that time. A teacher of any classes gives its opinion of fixed views of the images; the
 supernet learns it beside the labels (see :mod:`search_spaces._views`), and what only the teacher's classes needed is cut
 off at the end. It writes ``FAMILY.safetensors`` (:mod:`search_spaces.stored`) and ``FAMILY.json`` with the recipe, the
-curve, and a table of subnets. With ``--backbone local-dir:PATH`` that model becomes the supernet, and names the files.
+curve, and a table of subnets. With ``--backbone local-dir:PATH`` that model becomes the supernet, and names the files; as
+it is for the owner of the images, a few of them are in its file.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Plan:
         evaluate_every: seconds between two evaluations.
         start: file of a supernet of the same family whose weights are begun with, all but the classifier's; None for
             random ones.
-        backbone: a pretrained timm model, ``local-dir:PATH`` or a name, that becomes the supernet in place of a family's.
+        backbone: a pretrained timm model, ``local-dir:PATH`` or a name, that becomes the supernet in place of a family's;
+            its file then holds training images for the statistics of subnets.
         judged: subnets whose score is measured at the end.
         held_out: training images that are judged on and not learned from, so that no validation image decides anything;
             0 to judge on the validation images.
@@ -196,7 +198,7 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         origin,
     )
     net = net.to(device=device, memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]
-    calibration = calibration_images(plan.seed)
+    calibration = calibration_images(plan.seed) if backbone is None else judging[:_CALIBRATION].cpu()
     path = out / f"{plan.name}.safetensors"
     began = time.monotonic()
     paused, evaluated = 0.0, began

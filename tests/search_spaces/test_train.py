@@ -171,6 +171,9 @@ def test_a_pretrained_model_becomes_the_supernet_and_is_judged_on_what_is_held_o
     stored = load(path)
     assert path.name == "small.safetensors" and stored.about.architecture == "mobilenetv2_035"
     assert [known.images for known in stored.known] == [12, 12, 0, 0]
+    training, _validation, _names = read_images(tmp_path / "images.npz", "cpu")
+    own = {image.numpy().tobytes() for image in training.pixels}
+    assert len(stored.calibration) == 24 and {image.numpy().tobytes() for image in stored.calibration} <= own
     record = json.loads((tmp_path / "out" / "small.json").read_text())
     assert (record["training_images"], record["validation_images"]) == (24, 12)
     assert str(tmp_path) not in json.dumps(record) + json.dumps(vars(stored.about))
