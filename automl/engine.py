@@ -16,7 +16,6 @@ from automl.device import cores
 from automl.errors import InputError
 from automl.machine import require_runtime, trial_resources
 from automl.run import Run
-from automl.run_folder import HOW
 from automl.task import EXPLORE_SHARE, Constraint, Task, check_measurable
 
 #: Seconds that the start of Ray waits at most for the list of images.
@@ -68,9 +67,11 @@ def submit(
     if not 0.0 <= explore <= 1.0:
         raise InputError(f"explore is {explore}; it is a share, from 0 to 1")
     run = Run(task, Path(out).expanduser().resolve(), resume, tuple(limits), quiet)
-    run.how = dict(zip(HOW, (use_pool, use_search, use_supernet, explore), strict=True))
+    run.how = {
+        "use_pool": use_pool, "use_search": use_search, "use_supernet": use_supernet, "explore": explore,
+    }  # fmt: skip
     with prepared(run, workers, history_url, ray_address, use_pool, in_process, columns):
-        run.search(ray_address=ray_address, use_search=use_search, explore=explore, in_process=in_process)
+        run.search(ray_address=ray_address, in_process=in_process)
         return run.finish()
 
 

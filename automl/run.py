@@ -221,7 +221,7 @@ class Run:
             self.say(f"  {self.notes[-1]}")
         self.first_look["images"] = seen or images
 
-    def search(self, *, ray_address: str | None, use_search: bool, explore: float, in_process: bool) -> None:
+    def search(self, *, ray_address: str | None, in_process: bool) -> None:
         """Run the trials of all phases."""
         from automl.choose import choose_refits
         from automl.ranking import landmark_candidates
@@ -244,7 +244,6 @@ class Run:
         if self.resume:
             self.store.clean_orphans()
         self.all_landmarks = landmarks
-        self.use_search, self.explore = use_search, explore
         waiting = [c for c in landmarks if c.id not in done]
         self.phases = PhasedProposer(
             waiting,
@@ -318,7 +317,7 @@ class Run:
         ordered.to_parquet(self.folder / "search" / "pool.parquet")
         by_id = {c.id: c for c in self.pool}
         pool = [by_id[name] for name in ordered["candidate"]]
-        if self.use_search:
+        if self.how["use_search"]:
             pool = [*second_views(self._landmark_scores(), self.table, **self.first_look), *pool]
         pool = distinct(pool, self.catalog, self.all_landmarks)
         if self.rounds:
@@ -335,7 +334,7 @@ class Run:
                 "allowed": lambda c: (c.architecture, c.strategy) in allowed,
             },
             seed=self.task.seed,
-            explore_share=self.explore if self.use_search else 0.0,
+            explore_share=self.how["explore"] if self.how["use_search"] else 0.0,
             pool_first=len(self.all_landmarks) + 6,
             deterministic_batch=self.rounds,
             max_trials=self.task.max_trials,

@@ -77,7 +77,7 @@ def choose_for(run: Any) -> Candidate | None:
     Args:
         run: the :class:`automl.run.Run`.
     """
-    if not run.how.get("use_supernet", True) or any(spec.purpose == SUPERNET for spec, _ in run.finished):
+    if not run.how["use_supernet"] or any(spec.purpose == SUPERNET for spec, _ in run.finished):
         return None
     found = choose(
         run.backbones,

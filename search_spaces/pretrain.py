@@ -158,6 +158,7 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = torch.bfloat16 if device == "cuda" else None
+    backbone = _backbone(plan)
     training, validation, names = read_images(images, device)
     if plan.held_out:
         validation, training = training.parted(plan.held_out, plan.seed)
@@ -179,7 +180,6 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         origin += f", taught by {_name(plan.teacher)}"
         record["plan"]["teacher"] = _name(plan.teacher)
         record["teacher_seconds"] = _ask(views, plan, device, precision, tell)
-    backbone = _backbone(plan)
     net = _begun(plan, backbone, len(names) + views.teacher_classes)
     if backbone is not None:
         origin = f"{backbone.name}, {origin}"

@@ -434,30 +434,39 @@ def choose_shares(
         if scores.mean() > best_scores.mean():
             best, best_scores = shares, scores
     witnesses = list(groups) if groups is not None else list(range(len(left_out)))
-    gain, sure = _gain(best_scores - of_floor, witnesses)
-    if not sure(_LIKELY):
+    gain = _Gain.of(best_scores - of_floor, witnesses)
+    if not gain.beyond(_LIKELY):
         return floor, (0.0, 0.0)
-    if not sure(_SURE):
+    if not gain.beyond(_SURE):
         in_tau = _scores(left_out, best, seed, tau) - _scores(left_out, floor, seed, tau)
-        if not _gain(in_tau, witnesses)[1](_SURE):
+        if not _Gain.of(in_tau, witnesses).beyond(_SURE):
             return floor, (0.0, 0.0)
-    return best, gain
+    return best, (gain.mean, gain.error)
 
 
-def _gain(each: np.ndarray, groups: Sequence[Any]) -> tuple[tuple[float, float], Callable[[float], bool]]:
-    """Mean over the groups with its moderated standard error, and whether it lies beyond 0 at a quantile.
+@dataclass(frozen=True)
+class _Gain:
+    """A mean over groups, its moderated standard error, and the degrees of freedom of that.
 
     The t statistic is moderated (Smyth 2004, *Linear models and empirical Bayes methods*, section 4): the variance of few
     differences is drawn to a usual one. Of a single group nothing is sure.
     """
-    means = pd.Series(each).groupby(list(groups)).mean().to_numpy()
-    count = len(means)
-    if count < 2:
-        return (0.0, 0.0), lambda _quantile: False
-    freedom = _WORTH + count - 1
-    variance = (_WORTH * _USUAL**2 + ((means - means.mean()) ** 2).sum()) / freedom
-    mean, error = float(means.mean()), float(np.sqrt(variance / count))
-    return (mean, error), lambda quantile: mean > float(t.ppf(quantile, freedom)) * error
+
+    mean: float = 0.0
+    error: float = 0.0
+    freedom: int = 1
+
+    @classmethod
+    def of(cls, each: np.ndarray, groups: Sequence[Any]) -> _Gain:
+        means = pd.Series(each).groupby(list(groups)).mean().to_numpy()
+        if len(means) < 2:
+            return cls()
+        freedom = _WORTH + len(means) - 1
+        variance = (_WORTH * _USUAL**2 + ((means - means.mean()) ** 2).sum()) / freedom
+        return cls(float(means.mean()), float(np.sqrt(variance / len(means))), freedom)
+
+    def beyond(self, quantile: float) -> bool:
+        return self.mean > float(t.ppf(quantile, self.freedom)) * self.error
 
 
 def _head(order: np.ndarray, values: np.ndarray) -> float:

@@ -176,8 +176,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             *table(columns, lines),
             "",
             f"Multiply-accumulates and parameters without the classifier. Latency: median of one image, measured on the "
-            f"exported file. *stored*: the score that the supernet's file has. Top-1: of the file, on {count} validation images; statistics of "
-            f"{summary['calibration']} training images.",
+            f"exported file. *stored*: the score that the supernet's file has. Top-1: of the file, on {count} validation "
+            f"images; statistics of {summary['calibration']} training images.",
             f"{describe(summary['environment'])}.",
             "",
         ]
