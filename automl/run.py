@@ -376,7 +376,7 @@ class Run:
             initial = str(self.store.folder(refit.source))
             self.sources[trial_id] = "refit"
         elif trains_supernet:
-            seconds, initial = supernets.SHARE * (self.clock.search_end - time.monotonic()), None
+            seconds, initial = supernets.seconds_for(self.clock), None
             self.sources[trial_id] = supernets.SUPERNET
         else:
             seconds = self._search_seconds(strategy["method"])

@@ -21,7 +21,7 @@ SUPERNET_FILE = "supernet.safetensors"
 #: Folder of the subnets in the trial's, and what is known of each of them.
 SUBNETS, SUBNET_FILE = "subnets", "subnet.json"
 #: Share of the time for training and judging; the rest is for measuring and scoring subnets.
-_TRAINED = 0.8
+TRAINED = 0.8
 #: Share of that rest for measuring.
 _MEASURED = 0.7
 #: Subnets for each set of limits, and altogether.
@@ -70,14 +70,14 @@ def fit_supernet(
         backbone,
         resolutions=sides(spec.candidate.resolution),
         objective=Objective.parse(spec.objective),
-        seconds=_TRAINED * seconds,
+        seconds=TRAINED * seconds,
         seed=spec.seed,
         shared=Path(spec.shared_folder),
         threads=spec.threads,
     )
     while True:
         try:
-            yield _TRAINED * next(steps)
+            yield TRAINED * next(steps)
         except StopIteration as end:
             stored = end.value
             break

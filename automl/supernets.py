@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from automl.candidate import Candidate
+from automl.device import cores
 from automl.records import Outcome, TrialSpec
-from automl.supernet_trial import SUPERNET_FILE, read_subnets, taken_over
+from automl.supernet_trial import SUPERNET_FILE, TRAINED, read_subnets, taken_over
 from automl.task import Constraint
 from search_spaces.backbones import SUBNET, Backbone, may_convert
 
@@ -21,6 +23,11 @@ from search_spaces.backbones import SUBNET, Backbone, may_convert
 SUPERNET = "supernet"
 #: Shortest budget in which a supernet is trained, seconds, and its share of the time of the search on one worker.
 LEAST_BUDGET, SHARE = 3600.0, 0.4
+#: Epochs, counted as of the whole backbone, that a supernet's time has to be good for. With half as many its subnets stay some
+#: points behind the same backbone at smaller sides.
+_LEAST_EPOCHS = 120
+#: Million multiply-accumulates per second of training on one core, and how many a pass forward and back has.
+_TRAINING_RATE, _PASSES = 20_000.0, 3.0
 #: Largest side that one is trained at.
 _LARGEST_SIDE = 160
 #: Cost of the smallest subnets as a share of their backbone's.
@@ -40,6 +47,7 @@ def choose(
     images: int,
     folds: int,
     budget: float | None,
+    work: float,
 ) -> Candidate | None:
     """Choose the backbone and the side of a supernet; None where there is nothing to win.
 
@@ -53,6 +61,7 @@ def choose(
         images: training images.
         folds: of the validation.
         budget: of the submit, seconds; None where trials are counted.
+        work: million multiply-accumulates that there is time for in the trial.
     """
     if budget is None or budget < LEAST_BUDGET or images < _LEAST_IMAGES or folds != 1:
         return None
@@ -64,6 +73,8 @@ def choose(
         rows = table[table["architecture"].eq(backbone.name) & table["precision"].eq("fp32")]
         rows = rows[rows["resolution"].le(_LARGEST_SIDE)].sort_values("resolution", ascending=False)
         for row in rows.to_dict("records"):
+            if not _LEAST_EPOCHS * images * _PASSES * float(row["macs_m"]) <= work:
+                continue  # not even known, or too slow
             whole = [_worst(limits, row, 1.0) for limits in costs if limits]
             small = [_worst(limits, row, _SMALLEST) for limits in costs if limits]
             if any(w > 0 >= s for w, s in zip(whole, small, strict=True)):
@@ -87,10 +98,16 @@ def choose_for(run: Any) -> Candidate | None:
         images=len(run.dataset.indices("train")),
         folds=len(run.dataset.folds),
         budget=run.clock.budget,
+        work=_TRAINING_RATE * max(1, cores() // run.workers) * TRAINED * seconds_for(run.clock),
     )
     if found is not None:
         run.say(f"  limits keep {found.architecture} out at {found.resolution} px; it becomes a supernet")
     return found
+
+
+def seconds_for(clock: Any) -> float:
+    """Seconds of a supernet's trial that begins now; infinite where trials are counted."""
+    return SHARE * float(clock.search_end - time.monotonic())
 
 
 def _worst(limits: Sequence[Constraint], row: Mapping[str, Any], share: float) -> float:

@@ -9,6 +9,7 @@ framework*, section 3; Wu et al. 2022, TinyViT, section 3.1).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.pruning import InfoBatch
 from search_spaces.train import Batch
 
 #: Mean and deviation of the channels that pretrained networks are used to (0..1).
@@ -166,20 +168,43 @@ class Views:
         return whole.scatter_(1, self._classes[view, rows].long(), shares).clamp(min=1e-8).log()
 
     def batches(
-        self, size: int, resolution: Callable[[np.random.Generator], int], classes: int, seed: int
+        self,
+        size: int,
+        resolution: Callable[[np.random.Generator], int],
+        classes: int,
+        seed: int,
+        *,
+        pruned: float = 0.0,
+        progress: Callable[[], float] = lambda: 0.0,
     ) -> Iterator[Batch]:
-        """Give batches without end, each at a resolution that is drawn; every epoch sees another view, in turn."""
+        """Give batches without end, each at a resolution that is drawn; every epoch sees another view, in turn.
+
+        Args:
+            size: images of a batch.
+            resolution: draws the side of the next one.
+            classes: of the labels.
+            seed: of the order.
+            pruned: share of the images that are learned already which an epoch leaves out; see
+                :class:`search_spaces.pruning.InfoBatch`.
+            progress: share of the training that is done, which ends the pruning.
+        """
         device = self.images.pixels.device
-        generator = torch.Generator().manual_seed(seed)
+        pruning = InfoBatch(len(self.images), pruned, seed=seed, device=device)
         rng = np.random.default_rng(seed)
         epoch = 0
         while True:
-            order = torch.randperm(len(self.images), generator=generator).to(device)
+            order, weights = pruning.epoch(progress())
             for start in range(0, max(len(order) - size + 1, 1), size):
                 rows, view = order[start : start + size], epoch % self.count
                 labels = F.one_hot(self.images.labels[rows], classes).float()
                 pixels = self.pixels(view, rows, resolution(rng))
-                yield Batch(normalised(pixels), labels, self.opinion(view, rows))
+                yield Batch(
+                    normalised(pixels),
+                    labels,
+                    self.opinion(view, rows),
+                    weights[start : start + size],
+                    functools.partial(pruning.note, rows),
+                )
             epoch += 1
 
 

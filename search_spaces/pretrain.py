@@ -64,8 +64,11 @@ class Plan:
         teacher_resolution: side of the views that it sees.
         views: fixed views of each image.
         batch: images of a step.
-        resolutions: rising; one is drawn for each step, at first of the first one alone, the others join one after
-            another, each after an equal share of the training (Karras et al. 2018; Tan & Le 2021, EfficientNetV2).
+        resolutions: rising; one is drawn for each step.
+        progressive: whether at first the first resolution is drawn alone and the others join one after another, each
+            after an equal share of the training (Karras et al. 2018; Tan & Le 2021, EfficientNetV2).
+        pruned: share of the images that are learned already which an epoch leaves out
+            (:class:`search_spaces.pruning.InfoBatch`).
         recipe: of the supernet.
         how: views are varied.
         seed: of everything that is drawn.
@@ -86,6 +89,8 @@ class Plan:
     views: int = 8
     batch: int = 128
     resolutions: tuple[int, ...] = (64, 96, 128)
+    progressive: bool = True
+    pruned: float = 0.0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     how: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
@@ -207,7 +212,8 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         return (time.monotonic() - began - paused) / plan.seconds
 
     def resolution(rng: np.random.Generator) -> int:
-        joined = min(1 + int(progress() * len(plan.resolutions)), len(plan.resolutions))
+        count = len(plan.resolutions)
+        joined = min(1 + int(progress() * count), count) if plan.progressive else count
         return int(rng.choice(plan.resolutions[:joined]))
 
     def judge(stored: Stored, subnet: Subnet) -> float:
@@ -229,7 +235,9 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         record["curve"].append(point)
         tell(json.dumps({k: round(v, 4) for k, v in point.items()}))
 
-    batches = views.batches(plan.batch, resolution, len(names), plan.seed)
+    batches = views.batches(
+        plan.batch, resolution, len(names), plan.seed, pruned=plan.pruned, progress=progress
+    )
     steps = train_supernet(
         net, batches, plan.recipe, progress, seed=plan.seed, precision=precision, report_every=20
     )
@@ -353,8 +361,13 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--resolutions", type=int, nargs="+", default=list(Plan.resolutions))
+    parser.add_argument(
+        "--all-resolutions", action="store_true", help="from the first step; see Plan.progressive"
+    )
+    parser.add_argument("--pruned", type=float, default=Plan.pruned, help="see Plan.pruned")
     parser.add_argument("--pool", type=int, default=0, help="subnets that are drawn once; see Recipe.pool")
     parser.add_argument("--draws", type=int, default=Recipe.draws)
+    parser.add_argument("--shrinking", type=float, default=Recipe.shrinking, help="see Recipe.shrinking")
     parser.add_argument("--ema", type=float, default=Recipe.ema)
     parser.add_argument("--teacher-resolution", type=int, default=Plan.teacher_resolution)
     parser.add_argument("--evaluate-every", type=float, default=Plan.evaluate_every)
@@ -375,12 +388,15 @@ def main() -> None:
         views=asked.views,
         batch=asked.batch,
         resolutions=tuple(asked.resolutions),
+        progressive=not asked.all_resolutions,
+        pruned=asked.pruned,
         recipe=Recipe(
             mode=asked.mode,
             learning_rate=asked.learning_rate,
             pool=asked.pool,
             draws=asked.draws,
             ema=asked.ema,
+            shrinking=asked.shrinking,
         ),
         seed=asked.seed,
         teacher_resolution=asked.teacher_resolution,

@@ -66,19 +66,23 @@ class Space:
         """Return the subnet with the smallest choice everywhere."""
         return {d.name: d.choices[0] for d in self.dimensions}
 
-    def sample(self, rng: np.random.Generator, *, coupled: bool = False) -> dict[str, int]:
+    def sample(
+        self, rng: np.random.Generator, *, coupled: bool = False, largest: float = 0.0
+    ) -> dict[str, int]:
         """Draw a subnet.
 
         Args:
             rng: source of randomness.
             coupled: all dimensions of a stage rise together (Sahni et al. 2021, CompOFA, section 3.1): far
                 fewer subnets, which a small budget trains better.
+            largest: probability with which a dimension has its largest choice whatever was drawn.
         """
         places = {d.stage: rng.random() for d in self.dimensions} if coupled else {}
         subnet = {}
         for d in self.dimensions:
             place = places[d.stage] if coupled else rng.random()
-            subnet[d.name] = d.choices[min(int(place * len(d.choices)), len(d.choices) - 1)]
+            whole = largest > 0 and rng.random() < largest
+            subnet[d.name] = d.choices[-1 if whole else min(int(place * len(d.choices)), len(d.choices) - 1)]
         return self.canonical(subnet)
 
     def check(self, subnet: Subnet) -> None:

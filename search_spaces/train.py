@@ -30,11 +30,16 @@ class Batch:
         labels: ``[N]`` classes, or ``[N, classes]`` shares of the classes.
         teacher: logits of a teacher for these very images, ``[N, classes]``, or ``[N, T]`` for classes of its own, which
             the last T outputs of the supernet's classifier then learn beside the labels; None without one.
+        weights: how much each image counts in the gradient, ``[N]``; None where all count alike.
+        told: is given how wrong the first subnet of the step finds each image, the cross-entropy of the labels ``[N]``;
+            see :class:`search_spaces.pruning.InfoBatch`.
     """
 
     images: Tensor
     labels: Tensor
     teacher: Tensor | None = None
+    weights: Tensor | None = None
+    told: Callable[[Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Recipe:
         pool: so many subnets are drawn once, and the random ones of a step from these; on a GPU each is then captured
             as a graph, so that its kernels are not launched one by one. 0 to draw anew for every step.
         coupled: draw the dimensions of a stage together (CompOFA).
+        shrinking: share of the training over which the subnets that are drawn shrink: at first each dimension has its
+            largest choice, later with a probability that falls to none (after Cai et al. 2020, Once-for-All, section 3,
+            whose dimensions join one after another); 0 to draw all alike from the start. Without a pool.
         learning_rate: peak of AdamW's.
         weight_decay: of weights, not of norms and biases.
         warmup: share of the training in which the learning rate rises.
@@ -63,6 +71,7 @@ class Recipe:
     draws: int = 2
     pool: int = 0
     coupled: bool = True
+    shrinking: float = 0.0
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
@@ -114,7 +123,7 @@ def train_supernet(
     loss: Loss | None = None,
     report_every: int = 50,
 ) -> Generator[Step, None, Supernet]:
-    """Train a supernet until ``progress`` reaches 1.
+    """Train a supernet until ``progress`` reaches 1, a step at least.
 
     Args:
         net: the supernet, with a classifier, on the device of the batches.
@@ -147,12 +156,13 @@ def train_supernet(
         averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     step, done = 0, progress(0)
     net.train()
-    while done < 1.0:
-        rate = recipe.learning_rate * _schedule(done, recipe.warmup)
+    while not step or done < 1.0:
+        rate = recipe.learning_rate * _schedule(min(done, 1.0), recipe.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = next(batches)
         learner.forget()
+        learner.progress = done
         largest, smallest = learner.learn(batch)
         nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         optimizer.step()
@@ -189,10 +199,13 @@ class _Learner:
     ) -> None:
         self._net, self._recipe, self._rng, self._precision = net, recipe, rng, precision
         self._by_labels = by_labels or self._smoothed
+        if recipe.pool and recipe.shrinking:
+            raise ValueError("subnets of a pool do not shrink: give one of the two")
         self._drawn = [net.space.sample(rng, coupled=recipe.coupled) for _ in range(recipe.pool)]
         captured = bool(self._drawn) and next(net.parameters()).is_cuda
         self._run = Captured() if captured else direct
         self._kept = captured
+        self.progress = 0.0
 
     def forget(self) -> None:
         """Drop the gradients; where passes are captured, zero them."""
@@ -207,47 +220,67 @@ class _Learner:
     def learn(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Add the gradients of one step; return the losses of the largest and of the smallest subnet."""
         space, recipe = self._net.space, self._recipe
-        given = [batch.images, batch.labels]
+        weights = batch.weights if batch.weights is not None else batch.images.new_ones(len(batch.images))
+        given = [batch.images, batch.labels, weights]
         if batch.teacher is not None:
             given.append(batch.teacher.float().softmax(1))
         if recipe.mode == "random":
-            return self._run(self._labelled, self._draw(), *given)[0], None
-        largest, target = self._run(self._largest, space.largest(), *given)
+            loss, wrong, _ = self._run(self._labelled, self._draw(), *given)
+            self._tell(batch, wrong)
+            return loss, None
+        largest, wrong, target = self._run(self._largest, space.largest(), *given)
+        self._tell(batch, wrong)
         smallest, *_ = [
             self._run(self._taught, subnet, batch.images, target, *given[2:])[0]
             for subnet in (space.smallest(), *(self._draw() for _ in range(recipe.draws)))
         ]
         return largest, smallest
 
+    @staticmethod
+    def _tell(batch: Batch, wrong: Tensor) -> None:
+        if batch.told is not None:
+            batch.told(wrong)
+
     def _draw(self) -> Subnet:
         if self._drawn:
             return self._drawn[int(self._rng.integers(len(self._drawn)))]
-        return self._net.space.sample(self._rng, coupled=self._recipe.coupled)
+        shrinking = self._recipe.shrinking
+        largest = max(0.0, 1 - self.progress / shrinking) if shrinking else 0.0
+        return self._net.space.sample(self._rng, coupled=self._recipe.coupled, largest=largest)
 
     def _largest(
-        self, subnet: Subnet, images: Tensor, labels: Tensor, *opinion: Tensor
+        self, subnet: Subnet, images: Tensor, labels: Tensor, weights: Tensor, *opinion: Tensor
     ) -> tuple[Tensor, ...]:
-        return self._pass(subnet, images, labels, self._by_labels, opinion, self._recipe.dropout)
+        return self._pass(subnet, images, labels, weights, self._by_labels, opinion, self._recipe.dropout)
 
     def _labelled(
-        self, subnet: Subnet, images: Tensor, labels: Tensor, *opinion: Tensor
+        self, subnet: Subnet, images: Tensor, labels: Tensor, weights: Tensor, *opinion: Tensor
     ) -> tuple[Tensor, ...]:
-        return self._pass(subnet, images, labels, self._by_labels, opinion)
+        return self._pass(subnet, images, labels, weights, self._by_labels, opinion)
 
-    def _taught(self, subnet: Subnet, images: Tensor, target: Tensor, *opinion: Tensor) -> tuple[Tensor, ...]:
-        return self._pass(subnet, images, target, F.cross_entropy, opinion)
+    def _taught(
+        self, subnet: Subnet, images: Tensor, target: Tensor, weights: Tensor, *opinion: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self._pass(subnet, images, target, weights, F.cross_entropy, opinion)
 
     def _pass(
         self,
         subnet: Subnet,
         images: Tensor,
         labels: Tensor,
+        weights: Tensor,
         by_labels: Loss,
         opinion: tuple[Tensor, ...],
         dropout: float = 0.0,
     ) -> tuple[Tensor, ...]:
-        """Learn from labels and a teacher's opinion; the loss, and what others are to learn from this subnet."""
-        logits = self._logits(subnet, images, dropout)
+        """Learn from labels and a teacher's opinion.
+
+        Returns:
+            the loss, how wrong each image is, and what others are to learn from this subnet.
+        """
+        plain = self._logits(subnet, images, dropout)
+        # The gradients of an image's logits are those of its part of the mean, whatever the loss is.
+        logits = plain.detach() + (plain - plain.detach()) * weights[:, None]
         of_labels, of_teacher = logits, logits
         if opinion and opinion[0].shape[1] != logits.shape[1]:
             of_labels, of_teacher = logits.split(
@@ -258,7 +291,8 @@ class _Learner:
             weight = self._recipe.teacher_weight
             loss = (1 - weight) * loss + weight * F.cross_entropy(of_teacher, opinion[0])
         loss.backward()
-        return loss.detach(), of_labels.detach().softmax(1)
+        seen = of_labels.detach()
+        return loss.detach(), F.cross_entropy(seen, labels, reduction="none"), seen.softmax(1)
 
     def _logits(self, subnet: Subnet, images: Tensor, dropout: float) -> Tensor:
         self._net.activate(subnet)

@@ -35,7 +35,7 @@ def table(**latencies: float) -> pd.DataFrame:
     rows = [
         {
             "architecture": name, "resolution": side, "precision": precision, "size_mb": 9.0,
-            "latency_upper_ms": latency * (side / 160) ** 2, "macs_m": math.nan, "feasible": True,
+            "latency_upper_ms": latency * (side / 160) ** 2, "macs_m": 150.0 * (side / 160) ** 2, "feasible": True,
         }
         for name, latency in latencies.items()
         for side in (96, 160)
@@ -48,7 +48,7 @@ TWO = [backbone("resnet18"), backbone("mobilenetv2_100")]
 
 
 def chosen(*limits: str, **changes: Any) -> Candidate | None:
-    options: dict[str, Any] = {"images": 900, "folds": 1, "budget": 7200.0, **changes}
+    options: dict[str, Any] = {"images": 900, "folds": 1, "budget": 7200.0, "work": 1e9, **changes}
     backbones = options.pop("backbones", TWO)
     scores = options.pop("scores", {"mobilenetv2_100": 0.9, "resnet18": 0.8})
     sets = [[Constraint.parse(text) for text in limits]]
@@ -67,12 +67,25 @@ def test_a_supernet_is_trained_where_limits_keep_the_best_backbone_out() -> None
     )
 
 
+def test_a_supernet_needs_time_for_many_epochs_of_its_backbone() -> None:
+    epoch = 3 * 900 * 150.0
+    assert chosen("latency_ms<=4", work=121 * epoch) == Candidate("mobilenetv2_100", 160, "fp32", "supernet")
+    assert chosen("latency_ms<=4", work=119 * epoch) is None
+    # At a smaller side there is time, and limits that ask for it.
+    assert chosen("latency_ms<=2", work=50 * epoch) == Candidate("mobilenetv2_100", 96, "fp32", "supernet")
+    unknown = table(mobilenetv2_100=9.0).assign(macs_m=math.nan)
+    options = {"images": 900, "folds": 1, "budget": 7200.0, "work": math.inf}
+    limits = [[Constraint.parse("latency_ms<=4")]]
+    assert supernets.choose(TWO, unknown, limits, {}, **options) is None  # type: ignore[arg-type]
+
+
 def test_no_supernet_is_trained_where_there_is_nothing_to_win() -> None:
     assert chosen() is None
     assert chosen("recall[a]>=0.9") is None
     assert chosen("latency_ms<=100") is None  # everything fits
     assert chosen("latency_ms<=0.5") is None  # nothing will
-    assert chosen("macs_m<=10") is None  # nothing is known
+    assert chosen("macs_m<=10") is None  # nothing will
+    assert chosen("memory_mb<=10") is None  # nothing is known
     for less in ({"budget": 3599.0}, {"budget": None}, {"images": 100}, {"folds": 3}):
         assert chosen("latency_ms<=4", **less) is None
     for other in (backbone("mobilenetv2_100", pretrained=False), backbone("swin_tiny")):
@@ -101,6 +114,7 @@ def test_subnets_become_trials_and_the_supernet_serves_other_limits(
     monkeypatch.setenv("AUTOML_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(supernets, "LEAST_BUDGET", 20.0)
     monkeypatch.setattr(supernets, "_LEAST_IMAGES", 50)
+    monkeypatch.setattr(supernets, "_LEAST_EPOCHS", 1)
     data = write_shapes(tmp_path / "shapes", per_class=200)
     source = f"local-dir:{write_model(tmp_path / 'tiny.random')}"
     whole = create_backbone(Backbone("tiny", source, "test_efficientnet", True))

@@ -1,7 +1,8 @@
 """Latencies of many subnets of one supernet on this machine, and how well they are predicted from one another.
 
-Every subnet is exported and timed twice, in two rounds of different order, so that what lies between the two is what a
-machine does from one time to another. The predictor is that of `automl latency evaluate`; it sees the choices of a subnet, its
+Every subnet is exported and timed three times, in rounds of different order, so that what lies between them is what a
+machine does from one time to another, and a slow minute of it falls on one of the three. A subnet's latency is the median
+of its rounds. The predictor is that of `automl latency evaluate`; it sees the choices of a subnet, its
 multiply-accumulates and its parameters. Each subnet is predicted from those of four parts in five.
 """
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME = "latency"
-SUMMARY = "Latencies of subnets on this machine, measured twice, and how well they are predicted."
+SUMMARY = "Latencies of subnets on this machine, measured in rounds, and how well they are predicted."
 
 EXAMPLE = "example: automl bench latency --subnets 320"
-FOLDS = 5
+FOLDS, ROUNDS = 5, 3
+#: Columns of the table that describe no subnet.
+_BESIDES = (*(f"round_{number}_ms" for number in range(1, ROUNDS + 1)), "macs_m", "params_m")
 #: What an error may be in any case.
 TOLERANCE = 0.10
 #: Share of subnets whose prediction has to be within the tolerance, or within twice the spread if that is more.
@@ -78,11 +81,16 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     frame = pd.DataFrame(values, columns=[d.name for d in stored.space.dimensions]).assign(**counted)
     path = Path(options.results) / f"{NAME}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    timed = {name: [row[name] for row in rows] for name in ("latency_ms", "again_ms", "macs_m", "params_m")}
-    frame.assign(**timed).to_parquet(path)
+    rounds = np.array([row["rounds"] for row in rows])
+    timed = {f"round_{number}_ms": rounds[:, number - 1] for number in range(1, ROUNDS + 1)}
+    frame.assign(
+        latency_ms=np.median(rounds, axis=1),
+        **timed,
+        **{name: [row[name] for row in rows] for name in ("macs_m", "params_m")},
+    ).to_parquet(path)
     return {
         "schema_version": 1, "suite": NAME, "origin": stored.about.origin, "device": device.label,
-        "seed": options.seed, **figures(frame, timed["latency_ms"], timed["again_ms"], options.seed),
+        "seed": options.seed, **figures(frame, rounds, options.seed),
         "environment": environment(),
     }  # fmt: skip
 
@@ -90,7 +98,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 def _rounds(
     stored: Any, subnets: Sequence[Mapping[str, int]], codes: Any, device: Any, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Time every subnet twice; what an earlier call in the same folder measured on this commit is not repeated."""
+    """Time every subnet in each round; what an earlier call in the same folder measured on this commit is not repeated."""
     import numpy as np
 
     from automl._bench import steadiness
@@ -116,7 +124,7 @@ def _rounds(
         Timer(device, steadiness(cache_folder("feasibility"), device)) as timer,
         done_file.open("a", encoding="utf-8") as out,
     ):
-        for number in (0, 1):
+        for number in range(ROUNDS):
             order = np.random.default_rng([options.seed, number]).permutation(len(subnets)).tolist()
             for count, at in enumerate(order):
                 if (number, keys[at]) in done:
@@ -136,42 +144,41 @@ def _rounds(
                 done[number, keys[at]] = row
     return [
         {
-            "subnet": at, "latency_ms": done[0, key]["ms"], "again_ms": done[1, key]["ms"],
+            "subnet": at, "rounds": [done[number, key]["ms"] for number in range(ROUNDS)],
             "macs_m": done[0, key]["macs_m"], "params_m": done[0, key]["params_m"],
         }
         for at, key in enumerate(keys)
     ]  # fmt: skip
 
 
-def figures(frame: pd.DataFrame, first: Sequence[float], again: Sequence[float], seed: int) -> dict[str, Any]:
-    """How far two measurements are apart, and predictions from measurements.
+def figures(frame: pd.DataFrame, rounds: np.ndarray, seed: int) -> dict[str, Any]:
+    """How far measurements of one subnet are apart, and predictions from those of others.
 
     Args:
         frame: columns that describe the subnets.
-        first, again: latencies in ms of the two rounds, [n]; the first ones are learned from, predictions are held
-            against the geometric mean of both.
+        rounds: latencies in ms, ``[n, rounds]``; a subnet's is the median of its row.
         seed: of the parts.
     """
     import numpy as np
     from scipy.stats import binomtest, kendalltau
 
-    one, two = np.asarray(first, dtype=float), np.asarray(again, dtype=float)
-    spread = float(np.sqrt(np.mean(np.log(two / one) ** 2) / 2))
-    truth, predicted, bound = np.sqrt(one * two), np.empty(len(one)), np.empty(len(one))
+    spread = float(np.sqrt(np.log(rounds).var(axis=1, ddof=1).mean()))
+    truth = np.median(rounds, axis=1)
+    predicted, bound = np.empty(len(truth)), np.empty(len(truth))
     chosen: list[str] = []
-    for part in np.array_split(np.random.default_rng(seed).permutation(len(one)), FOLDS):
-        predicted[part], bound[part], name = _predicted(frame, one, part, seed)
+    for part in np.array_split(np.random.default_rng(seed).permutation(len(truth)), FOLDS):
+        predicted[part], bound[part], name = _predicted(frame, truth, part, seed)
         chosen.append(name)
     missed = np.abs(predicted / truth - 1)
     tolerance = max(TOLERANCE, 2 * spread)
     within = int((missed <= tolerance).sum())
-    ends = binomtest(within, len(one)).proportion_ci(method="exact")
+    ends = binomtest(within, len(truth)).proportion_ci(method="exact")
     return {
-        "subnets": len(one), "least_ms": float(truth.min()), "most_ms": float(truth.max()), "spread": spread,
-        "tolerance": tolerance, "within": within, "within_share": within / len(one), "within_low": float(ends.low),
+        "subnets": len(truth), "rounds": rounds.shape[1], "least_ms": float(truth.min()), "most_ms": float(truth.max()), "spread": spread,
+        "tolerance": tolerance, "within": within, "within_share": within / len(truth), "within_low": float(ends.low),
         "within_high": float(ends.high), "within_5": float((missed <= 0.05).mean()),
         "within_10": float((missed <= 0.10).mean()), "mape": float(missed.mean()),
-        "kendall_tau": float(kendalltau(predicted, truth).statistic), "below_bound": float((two <= bound).mean()),
+        "kendall_tau": float(kendalltau(predicted, truth).statistic), "below_bound": float((rounds[:, -1] <= bound).mean()),
         "models": {name: chosen.count(name) for name in sorted(set(chosen))},
     }  # fmt: skip
 
@@ -200,20 +207,22 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         [
             "# Latency",
             "",
-            f"{figure['subnets']} subnets of one supernet ({figure['origin']}), exported and timed twice on "
+            f"{figure['subnets']} subnets of one supernet ({figure['origin']}), exported and timed in {figure['rounds']} rounds on "
             f"{figure['device']}: {figure['least_ms']:.2f} to {figure['most_ms']:.2f} ms. A measurement differs from "
             f"another by {100 * figure['spread'] * math.sqrt(2):.1f} % (root mean square), so one has a spread of "
             f"{100 * figure['spread']:.1f} %.",
             "",
             f"Each predicted from the others ({FOLDS} parts, seed {figure['seed']}; {models}): "
-            f"{figure['within']} of {figure['subnets']} within {100 * figure['tolerance']:.1f} % of the mean of both "
+            f"{figure['within']} of {figure['subnets']} within {100 * figure['tolerance']:.1f} % of its median "
             f"({100 * figure['within_share']:.1f} %, 95 %: {100 * figure['within_low']:.1f} to "
             f"{100 * figure['within_high']:.1f}; aim {100 * AIM:.0f} %: {reached}). Mean absolute error "
             f"{100 * figure['mape']:.2f} %; within 5 %: {100 * figure['within_5']:.1f} %; within 10 %: "
-            f"{100 * figure['within_10']:.1f} %; Kendall τ {figure['kendall_tau']:.3f}; the second measurement lies "
+            f"{100 * figure['within_10']:.1f} %; Kendall τ {figure['kendall_tau']:.3f}; the last round lies "
             f"below the 95 % bound for {100 * figure['below_bound']:.1f} %.",
             "",
-            "The rows are in `latency.parquet`, which `automl latency evaluate --target latency_ms --without again_ms --without macs_m --without params_m` "
+            "The rows are in `latency.parquet`, which `automl latency evaluate --target latency_ms "
+            + " ".join(f"--without {name}" for name in _BESIDES)
+            + "` "
             "reads as well.",
             f"{describe(summary['environment'])}.",
             "",

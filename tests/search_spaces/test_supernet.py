@@ -46,6 +46,16 @@ def test_what_is_drawn_is_of_the_space(seed: int, coupled: bool, rate: float) ->
     assert ((codes == -1) | ((codes >= 0) & (codes <= 1))).all()
 
 
+@given(seed=st.integers(0, 10_000), coupled=st.booleans())
+def test_a_probability_of_the_largest_choice_draws_between_all_and_the_largest(
+    seed: int, coupled: bool
+) -> None:
+    whole = SPACE.sample(np.random.default_rng(seed), coupled=coupled, largest=1.0)
+    assert whole == SPACE.largest()
+    some = SPACE.sample(np.random.default_rng(seed), coupled=coupled, largest=0.5)
+    assert SPACE.canonical(some) == some
+
+
 def test_in_coupled_mode_a_stage_rises_together() -> None:
     for seed in range(50):
         subnet = SPACE.sample(np.random.default_rng(seed), coupled=True)

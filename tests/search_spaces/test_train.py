@@ -18,7 +18,7 @@ from search_spaces import families, pretrain
 from search_spaces._views import KEPT, MEAN, STD, Augmentation, Images, Views, read_images
 from search_spaces.stored import About, Stored, load
 from search_spaces.supernet import Supernet
-from search_spaces.train import Batch, Recipe, Step, recalibrate, train_supernet
+from search_spaces.train import Batch, Recipe, Step, _Learner, recalibrate, train_supernet
 from tests._models import write_model
 
 
@@ -90,6 +90,57 @@ def test_random_subnets_may_come_from_a_pool_that_is_drawn_once(mode: str) -> No
     recipe = Recipe(mode=mode, pool=2, ema=0.0)  # type: ignore[arg-type]
     list(train_supernet(net, _batches(), recipe, lambda step: step / 8, seed=3))
     assert 2 <= len(seen) <= (4 if mode == "sandwich" else 2)
+
+
+@pytest.mark.parametrize("mode", ["sandwich", "random"])
+def test_images_count_by_their_weights_and_are_told_how_wrong_they_are(mode: str) -> None:
+    batch, told = next(_batches(teacher=True)), []
+    twice = torch.arange(24).repeat_interleave(torch.where(torch.arange(24) < 8, 3, 1))
+    gradients = []
+    for images, weights in (
+        (twice, None),
+        (torch.arange(24), torch.where(torch.arange(24) < 8, 3.0, 1.0) * 24 / len(twice)),
+    ):
+        torch.manual_seed(0)
+        net = families.supernet("mobile", 3).double().eval()
+        given = replace(
+            batch,
+            images=batch.images[images].double(),
+            labels=batch.labels[images],
+            teacher=None if batch.teacher is None else batch.teacher[images],
+            weights=None if weights is None else weights.double(),
+            told=told.append,
+        )
+        recipe = Recipe(mode=mode, dropout=0.0)  # type: ignore[arg-type]
+        learner = _Learner(net, recipe, np.random.default_rng(0), None, None)
+        learner.learn(given)
+        gradients.append(net.classifier.weight.grad)  # type: ignore[union-attr]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    assert [len(losses) for losses in told] == [len(twice), 24]
+    torch.testing.assert_close(told[0], told[1][twice])
+
+
+def test_subnets_shrink_over_a_share_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = families.supernet("mobile", 3)
+    seen: list[float] = []
+    activate = net.activate
+
+    def active(subnet: dict[str, int]) -> None:
+        seen.append(float(net.space.encode([subnet]).mean()))
+        activate(subnet)
+
+    monkeypatch.setattr(net, "activate", active)
+    recipe = Recipe(mode="random", coupled=False, shrinking=0.5, ema=0.0)
+    list(train_supernet(net, _batches(), recipe, lambda step: step / 40, seed=1))
+    assert seen[0] == net.space.encode([net.space.largest()]).mean()
+    assert seen[0] > np.mean(seen[5:10]) > np.mean(seen[10:20]) > np.mean(seen[20:]) + 0.05
+    assert np.mean(seen[20:]) < 0.6
+
+
+def test_subnets_of_a_pool_do_not_shrink() -> None:
+    net = families.supernet("mobile", 3)
+    with pytest.raises(ValueError, match="one of the two"):
+        list(train_supernet(net, _batches(), Recipe(pool=2, shrinking=0.5), lambda step: step / 2))
 
 
 def test_a_loss_that_is_no_number_is_an_error() -> None:
