@@ -98,7 +98,7 @@ def submit(
         float, typer.Option(min=0, max=1, help="share of the trials that Optuna proposes beside the pool")
     ] = EXPLORE_SHARE,
     no_supernet: Annotated[
-        bool, typer.Option("--no-supernet", help="train no supernet for tight limits")
+        bool, typer.Option("--no-supernet", help="no supernet: none is trained, none that is carried is used")
     ] = False,
     column: Columns = [],  # noqa: B006
     as_json: Json = False,

@@ -50,7 +50,8 @@ def submit(
         ray_address: of an existing Ray cluster.
         use_pool: order the pool by the history; False takes the catalog's own order.
         use_search: let Optuna propose beside the pool.
-        use_supernet: train a supernet where limits keep a good backbone out and the budget allows it.
+        use_supernet: train a supernet where limits keep a good backbone out and the budget allows it, and take subnets of the
+            one that the package carries where no pretrained weights are found.
         explore: share of the trials after the pool's first ones that Optuna proposes, 0 to 1.
         workers: trials at a time, by default one per core.
         in_process: run trials one after another in this process, without Ray.

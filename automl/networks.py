@@ -26,7 +26,11 @@ _UNKNOWN_MACS = 100.0
 
 
 def find(
-    task: Task, sets: Sequence[Sequence[Constraint]], say: Callable[[str], None], aside: Aside | None
+    task: Task,
+    sets: Sequence[Sequence[Constraint]],
+    say: Callable[[str], None],
+    aside: Aside | None,
+    use_carried: bool = True,
 ) -> list[Backbone]:
     """Find the backbones; where networks will have to be built, begin the imports that this takes.
 
@@ -35,6 +39,7 @@ def find(
         sets: of limits.
         say: tells the user something.
         aside: where networks will be built; None for this process.
+        use_carried: whether, where nothing else is found, subnets of the supernet are taken that the package carries.
 
     Raises:
         InputError: none of those that were asked for can be had.
@@ -44,9 +49,12 @@ def find(
         say(f"  {line}")
     if not found:
         raise InputError(f"none of the backbones asked for can be had: {'; '.join(skipped)}")
-    if not task.backbones and all(b.source == carried.SOURCE for b in found if b.pretrained):
+    if not task.backbones and not any(b.pretrained and b.source != carried.SOURCE for b in found):
+        found = [b for b in found if use_carried or b.source != carried.SOURCE]
         say(
-            "  no pretrained weights were found: small networks that come with this package are used; "
+            "  no pretrained weights were found, and no supernet is asked for: networks are trained from scratch"
+            if not use_carried
+            else "  no pretrained weights were found: small networks that come with this package are used; "
             "--weights-dir FOLDER, or --backbone with the name of a timm model once online, gives better models"
         )
     if aside is not None and not feasibility.is_quick(found, sets, task.device, cache_folder("feasibility")):

@@ -99,7 +99,9 @@ class Run:
         from automl import networks
 
         self.sets = [list(limits) for limits in self.limits] or [list(self.task.constraints)]
-        self.backbones = networks.find(self.task, self.sets, self.say, self.aside)
+        self.backbones = networks.find(
+            self.task, self.sets, self.say, self.aside, self.how.get("use_supernet", True)
+        )
 
     def read(self, columns: dict[str, str] | None, start: Callable[[], None] | None = None) -> None:
         """Load the data and check the task against it; ``start`` is called as soon as nothing speaks against it."""

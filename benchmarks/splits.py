@@ -115,6 +115,7 @@ def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> di
     return {
         **head(suite, cells, metric="balanced_accuracy", resamples=resamples),
         **({"limits": limits} if limits else {}),
+        "weights": sorted({name for cell in cells for name in cell.get("weights", [])}),
         "datasets": rows,
         "overall": {
             "engine - better": interval(over_datasets(differences)) if differences else None,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from automl import networks
 from automl.networks import largest_macs, macs
+from automl.task import Task
+from search_spaces import carried
 from search_spaces.backbones import Backbone, scratch
 
 ROWS = pd.DataFrame(
@@ -38,3 +42,19 @@ def test_the_largest_is_feasible_and_where_there_are_any_pretrained(
 ) -> None:
     found = [backbone(name, pretrained=name in pretrained) for name in ("a", "b")]
     assert largest_macs(found, ROWS) == largest
+
+
+def test_without_a_supernet_the_carried_one_is_left_out_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    task, told = Task.make(tmp_path, budget=60), []
+    both = [networks.find(task, [], told.append, None, use_carried=use) for use in (True, False)]
+    assert {b.source == carried.SOURCE for b in both[0]} == {True, False}
+    assert [b.name for b in both[1]] == [b.name for b in both[0] if b.source != carried.SOURCE]
+    assert not any(b.pretrained for b in both[1])
+    assert "come with this package" in told[0] and "from scratch" in told[1]
+    # Who asks for one by its name gets it.
+    name = next(b.name for b in both[0] if b.source == carried.SOURCE)
+    asked = Task.make(tmp_path, budget=60, backbones=[name])
+    assert [b.name for b in networks.find(asked, [], told.append, None, use_carried=False)] == [name]

@@ -1,6 +1,7 @@
 """What a supernet adds under tight limits: the full engine against ``--no-supernet``, on the same datasets and splits.
 
-The engine trains one where limits on costs keep a good backbone out and the budget is long enough for it.
+The engine trains one where limits on costs keep a good backbone out and the budget is long enough for it; without any weights
+from elsewhere it takes subnets of the one that it carries.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
 
     limits = ", ".join(f"`{text}`" for text in summary["limits"])
     note = (
-        f"Limits: {limits}. Time of a run: {budget_text(summary)}; both start with an empty home folder. "
+        f"Limits: {limits}. Pretrained networks at hand: {', '.join(summary['weights']) or 'none'}. "
+        f"Time of a run: {budget_text(summary)}; both start with an empty home folder. "
         + " ".join(_outcomes(name, summary) for name in _TITLES)
     )
     return splits.to_markdown("Supernet: under tight limits", summary, _TITLES, note)
@@ -58,8 +60,16 @@ def _outcomes(method: str, summary: Mapping[str, Any]) -> str:
     """How many runs of a method kept the limits, and in how many a subnet won."""
     found = [d for row in summary["datasets"] for d in row["methods"].get(method, {}).get("details", [])]
     kept = sum(one["status"] == "ok" for one in found)
-    won = sum(one["winner"]["source"] == "supernet" for one in found)
+    won = sum(_of_supernet(one["winner"]) for one in found)
     return f"*{method}*: {kept} of {len(found)} runs keep the limits, {won} by a subnet."
+
+
+def _of_supernet(winner: Mapping[str, Any]) -> bool:
+    """Whether a model's network was taken out of a supernet, that of the run or the carried one."""
+    from search_spaces import carried
+
+    names = {backbone.name for backbone in carried.backbones()}
+    return winner["source"] == "supernet" or winner.get("backbone") in names
 
 
 if __name__ == "__main__":

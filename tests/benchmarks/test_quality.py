@@ -16,13 +16,23 @@ MODULE = "benchmarks.suites._quality_cell"
 RIGHT = {"engine": 0.9, "logreg": 0.6, "plain": 0.75, "no-pool": 0.7, "no-supernet": 0.7, "scratch": 0.5}
 
 
+def carried_name() -> str:
+    from search_spaces.carried import backbones
+
+    return backbones()[0].name
+
+
 def _cell(spec: dict[str, Any]) -> dict[str, Any]:
     identity = spec["identity"]
     if identity["method"] == "plain" and identity["dataset"] == "broken":
         raise RuntimeError("it fell over")
     cell = judged(spec, RIGHT[identity["method"]], [identity["split"]])
     kept = identity["method"] == "engine"
-    winner = {"source": "supernet" if kept else "pool"}
+    winner = {"source": "pool", "backbone": "small_cnn_xs"}
+    if kept:  # by a subnet of the run's supernet, and by one of the carried supernet
+        winner["backbone" if identity["split"] else "source"] = (
+            carried_name() if identity["split"] else "supernet"
+        )
     return {**cell, "details": {"status": "ok" if kept else "infeasible", "winner": winner}}
 
 
@@ -208,6 +218,7 @@ def test_supernet_compares_under_limits_and_says_who_kept_them(
     assert called == [f"parts-{split}-{method}" for split in (0, 1) for method in ("engine", "no-supernet")]
     text = (tmp_path / "results" / "supernet.md").read_text()
     assert "| engine | no-supernet | engine − no-supernet [95 %] |" in text and "`latency_ms<=3`" in text
+    assert "Pretrained networks at hand: none." in text
     assert "*engine*: 2 of 2 runs keep the limits, 2 by a subnet." in text
     assert "*no-supernet*: 0 of 2 runs keep the limits, 0 by a subnet." in text
     assert supernet.run([*arguments, "--limit", "latency_ms<=4"]) == 2
