@@ -367,6 +367,7 @@ def main() -> None:
     parser.add_argument("--pruned", type=float, default=Plan.pruned, help="see Plan.pruned")
     parser.add_argument("--pool", type=int, default=0, help="subnets that are drawn once; see Recipe.pool")
     parser.add_argument("--draws", type=int, default=Recipe.draws)
+    parser.add_argument("--coupled", type=float, default=Recipe.coupled, help="see Recipe.coupled")
     parser.add_argument("--shrinking", type=float, default=Recipe.shrinking, help="see Recipe.shrinking")
     parser.add_argument("--ema", type=float, default=Recipe.ema)
     parser.add_argument("--teacher-resolution", type=int, default=Plan.teacher_resolution)
@@ -397,6 +398,7 @@ def main() -> None:
             draws=asked.draws,
             ema=asked.ema,
             shrinking=asked.shrinking,
+            coupled=asked.coupled,
         ),
         seed=asked.seed,
         teacher_resolution=asked.teacher_resolution,

@@ -53,7 +53,8 @@ class Recipe:
         draws: random subnets of a step in sandwich mode.
         pool: so many subnets are drawn once, and the random ones of a step from these; on a GPU each is then captured
             as a graph, so that its kernels are not launched one by one. 0 to draw anew for every step.
-        coupled: draw the dimensions of a stage together (CompOFA).
+        coupled: share of the drawn subnets whose stages have all their dimensions drawn together (CompOFA); searches draw
+            half of theirs so, and what was never trained looks worse than it is.
         shrinking: share of the training over which the subnets that are drawn shrink: at first each dimension has its
             largest choice, later with a probability that falls to none (after Cai et al. 2020, Once-for-All, section 3,
             whose dimensions join one after another); 0 to draw all alike from the start. Without a pool.
@@ -70,7 +71,7 @@ class Recipe:
     mode: Literal["sandwich", "random"] = "sandwich"
     draws: int = 2
     pool: int = 0
-    coupled: bool = True
+    coupled: float = 0.5
     shrinking: float = 0.0
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
@@ -201,7 +202,7 @@ class _Learner:
         self._by_labels = by_labels or self._smoothed
         if recipe.pool and recipe.shrinking:
             raise ValueError("subnets of a pool do not shrink: give one of the two")
-        self._drawn = [net.space.sample(rng, coupled=recipe.coupled) for _ in range(recipe.pool)]
+        self._drawn = [self._sample() for _ in range(recipe.pool)]
         captured = bool(self._drawn) and next(net.parameters()).is_cuda
         self._run = Captured() if captured else direct
         self._kept = captured
@@ -245,8 +246,11 @@ class _Learner:
         if self._drawn:
             return self._drawn[int(self._rng.integers(len(self._drawn)))]
         shrinking = self._recipe.shrinking
-        largest = max(0.0, 1 - self.progress / shrinking) if shrinking else 0.0
-        return self._net.space.sample(self._rng, coupled=self._recipe.coupled, largest=largest)
+        return self._sample(max(0.0, 1 - self.progress / shrinking) if shrinking else 0.0)
+
+    def _sample(self, largest: float = 0.0) -> Subnet:
+        coupled = self._rng.random() < self._recipe.coupled
+        return self._net.space.sample(self._rng, coupled=coupled, largest=largest)
 
     def _largest(
         self, subnet: Subnet, images: Tensor, labels: Tensor, weights: Tensor, *opinion: Tensor

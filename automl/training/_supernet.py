@@ -38,7 +38,7 @@ _BATCH = 32
 _REPORT_EVERY = 20
 #: How a converted network is trained: from weights that are good already, on few images.
 RECIPE = Recipe(
-    mode="random", coupled=False, learning_rate=5e-4, weight_decay=0.02, dropout=0.1, ema=0.99, smoothing=0.05
+    mode="random", coupled=0.0, learning_rate=5e-4, weight_decay=0.02, dropout=0.1, ema=0.99, smoothing=0.05
 )
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from search_spaces import families, pretrain
 from search_spaces._views import KEPT, MEAN, STD, Augmentation, Images, Views, read_images
 from search_spaces.stored import About, Stored, load
-from search_spaces.supernet import Supernet
+from search_spaces.supernet import Space, Supernet
 from search_spaces.train import Batch, Recipe, Step, _Learner, recalibrate, train_supernet
 from tests._models import write_model
 
@@ -130,11 +130,29 @@ def test_subnets_shrink_over_a_share_of_the_training(monkeypatch: pytest.MonkeyP
         activate(subnet)
 
     monkeypatch.setattr(net, "activate", active)
-    recipe = Recipe(mode="random", coupled=False, shrinking=0.5, ema=0.0)
+    recipe = Recipe(mode="random", coupled=0.0, shrinking=0.5, ema=0.0)
     list(train_supernet(net, _batches(), recipe, lambda step: step / 40, seed=1))
     assert seen[0] == net.space.encode([net.space.largest()]).mean()
     assert seen[0] > np.mean(seen[5:10]) > np.mean(seen[10:20]) > np.mean(seen[20:]) + 0.05
     assert np.mean(seen[20:]) < 0.6
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 30, 70), (1.0, 100, 100)])
+def test_a_share_of_the_drawn_subnets_is_coupled(
+    share: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def sample(space: Space, _rng: object, *, coupled: bool, largest: float) -> dict[str, int]:
+        asked.append(coupled)
+        return space.smallest()
+
+    monkeypatch.setattr(Space, "sample", sample)
+    recipe = Recipe(mode="random", coupled=share)
+    learner = _Learner(families.supernet("mobile", 3), recipe, np.random.default_rng(0), None, None)
+    for _ in range(100):
+        learner._draw()
+    assert least <= sum(asked) <= most
 
 
 def test_subnets_of_a_pool_do_not_shrink() -> None:
