@@ -46,7 +46,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.aside: Aside | None = None
-        self.how: dict[str, Any] = {}
+        self.how: dict[str, Any] = {"use_supernet": True}
 
     # --- the folder -----------------------------------------------------------------------------
 
@@ -99,9 +99,7 @@ class Run:
         from automl import networks
 
         self.sets = [list(limits) for limits in self.limits] or [list(self.task.constraints)]
-        self.backbones = networks.find(
-            self.task, self.sets, self.say, self.aside, self.how.get("use_supernet", True)
-        )
+        self.backbones = networks.find(self.task, self.sets, self.say, self.aside, self.how["use_supernet"])
 
     def read(self, columns: dict[str, str] | None, start: Callable[[], None] | None = None) -> None:
         """Load the data and check the task against it; ``start`` is called as soon as nothing speaks against it."""

@@ -23,8 +23,8 @@ from search_spaces.backbones import SUBNET, Backbone, may_convert
 SUPERNET = "supernet"
 #: Shortest budget in which a supernet is trained, seconds, and its share of the time of the search on one worker.
 LEAST_BUDGET, SHARE = 3600.0, 0.4
-#: Epochs, counted as of the whole backbone, that a supernet's time has to be good for. With half as many its subnets stay some
-#: points behind the same backbone at smaller sides.
+#: Epochs, counted as of the whole backbone, that a supernet's time has to be good for: a cautious guess, as with few of them the
+#: same backbone at a smaller side is likely to be better than its subnets.
 _LEAST_EPOCHS = 120
 #: Million multiply-accumulates per second of training on one core, and how many a pass forward and back has.
 _TRAINING_RATE, _PASSES = 20_000.0, 3.0

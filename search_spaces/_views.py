@@ -198,13 +198,11 @@ class Views:
                 rows, view = order[start : start + size], epoch % self.count
                 labels = F.one_hot(self.images.labels[rows], classes).float()
                 pixels = self.pixels(view, rows, resolution(rng))
-                yield Batch(
-                    normalised(pixels),
-                    labels,
-                    self.opinion(view, rows),
-                    weights[start : start + size],
-                    functools.partial(pruning.note, rows),
-                )
+                batch = Batch(normalised(pixels), labels, self.opinion(view, rows))
+                if pruned:
+                    told = functools.partial(pruning.note, rows)
+                    batch = dataclasses.replace(batch, weights=weights[start : start + size], told=told)
+                yield batch
             epoch += 1
 
 

@@ -107,14 +107,19 @@ class Plan:
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, images: Images, resolution: int, precision: torch.dtype | None = None) -> float:
-    """Return the share of images whose class is the most probable one."""
+def right(model: nn.Module, images: Images, resolution: int, precision: torch.dtype | None = None) -> Tensor:
+    """Return of each image whether its class is the most probable one, bool ``[n]``."""
     model.eval()
-    right = torch.zeros((), device=images.labels.device)
+    parts = []
     for pixels, labels in images.batches(_BATCH, resolution):
         with lower(pixels.device.type, precision):
-            right += (model(pixels).argmax(1) == labels).sum()
-    return float(right) / len(images)
+            parts.append(model(pixels).argmax(1) == labels)
+    return torch.cat(parts)
+
+
+def top1(model: nn.Module, images: Images, resolution: int, precision: torch.dtype | None = None) -> float:
+    """Return the share of images whose class is the most probable one."""
+    return float(right(model, images, resolution, precision).sum()) / len(images)
 
 
 def judging_images(training: Images, seed: int = 0) -> Tensor:

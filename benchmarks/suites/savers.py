@@ -25,7 +25,6 @@ SUMMARY = (
 )
 
 EXAMPLE = "example: automl bench savers --images cifar10.npz --backbone local-dir:weights/mobilenetv2_100"
-_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -139,26 +138,17 @@ def _trained(name: str, options: argparse.Namespace) -> Path:
 def _judged(file: Path, options: argparse.Namespace) -> np.ndarray:
     """Which of the images that were held out each subnet has right, bool ``[subnets, images]``."""
     import numpy as np
-    import torch
 
     from search_spaces._views import read_images
-    from search_spaces.pretrain import judging_images
+    from search_spaces.pretrain import judging_images, right
     from search_spaces.propose import spread
     from search_spaces.stored import RESOLUTION, load
 
     held_out, training = read_images(options.images, "cpu")[0].parted(options.held_out, options.seed)
     stored = load(file)
     stored.calibration = judging_images(training)
-    found = []
-    for subnet in spread(stored.space, options.subnets, options.seed):
-        model = stored.build(subnet)
-        with torch.inference_mode():
-            parts = [
-                model(pixels).argmax(1) == labels
-                for pixels, labels in held_out.batches(_BATCH, subnet[RESOLUTION])
-            ]
-        found.append(torch.cat(parts).numpy())
-    return np.stack(found)
+    subnets = spread(stored.space, options.subnets, options.seed)
+    return np.stack([right(stored.build(one), held_out, one[RESOLUTION]).numpy() for one in subnets])
 
 
 def scores(right: Mapping[str, np.ndarray], name: str, resamples: int, seed: int) -> dict[str, Any]:
