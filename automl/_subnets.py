@@ -36,7 +36,7 @@ _CLEARLY = 0.002
 _LEARNED = ("latency_ms", "latency_p95_ms", "memory_mb", "size_mb")
 _NOTED = (*_LEARNED, "params_m", "macs_m", "low")
 #: Rises when a stored measurement changes its meaning.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def vision_model(stored: Stored, subnet: Subnet, *, calibrated: bool = True) -> VisionModel:
@@ -85,6 +85,7 @@ class Subnets:
         self._timer = Timer(device, steadiness(cache, device))
         about = stored.about
         kind = [_FORMAT, about.family, about.architecture, len(about.classes), about.resolutions]
+        kind.append(sorted(about.arguments.items()))
         kind.append([(d.name, d.choices) for d in stored.space.dimensions])
         key = hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:24]
         self._path = cache / device_name(device) / f"subnets-{key}.json"
@@ -135,6 +136,7 @@ class Subnets:
         top: int,
         say: Callable[[str], None],
         until: float = math.inf,
+        patience: float = math.inf,
     ) -> None:
         """Measure subnets until those that are predicted to be the best within the limits have been measured.
 
@@ -143,16 +145,19 @@ class Subnets:
             top: how many.
             say: tells the user something.
             until: ``time.monotonic()`` after which no more are proposed.
+            patience: seconds after which no more are proposed where ``top`` keep the limits already.
         """
         if len(self._notes) < FIRST:
             say(f"measuring {FIRST} subnets, to learn how fast {self.device.label} is")
             for subnet in spread(self.stored.space, FIRST, self._seed):
                 self.look(subnet)
         held = dict.fromkeys(_LEARNED, 1.0)
+        began = time.monotonic()
         for _ in range(_ROUNDS):
-            if time.monotonic() > until:
-                return
             known = self.measured()
+            enough = sum(not missed(limits, cost) for _, cost in known) >= top
+            if time.monotonic() > (min(until, began + patience) if enough else until):
+                return
             self.forecast.learn(
                 [subnet for subnet, _ in known],
                 {name: [cost[name] for _, cost in known] for name in _LEARNED},

@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ class Backbone:
         licence: of the weights, as they state it.
         num_features: width of the pooled features; None where unknown.
         family: ``timm``, a name of :data:`search_spaces.families.FAMILIES`, or :data:`SUBNET`.
+        arguments: what its settings give to its architecture's function (``model_args``), such as the kind of padding.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Backbone:
     licence: str = "unknown"
     num_features: int | None = None
     family: str = "timm"
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -160,6 +162,7 @@ def _local(folder: Path) -> Backbone:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = str(config["architecture"])
         settings = config.get("pretrained_cfg") or config
+        arguments = dict(config.get("model_args") or {})
         mean, std = (
             tuple(float(value) for value in settings.get(name, default))
             for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
@@ -201,6 +204,7 @@ def _local(folder: Path) -> Backbone:
         std,
         _licence(folder, settings),
         config.get("num_features"),
+        arguments=arguments,
     )
 
 
@@ -262,22 +266,36 @@ def _hub(name: str, *, download: bool, others: Sequence[str]) -> Backbone:
     )
     if download:
         try:
-            create_backbone(backbone)
+            create_backbone(backbone)  # which fetches its settings too
         except Exception as error:
             raise BackboneError(
                 f"its weights cannot be fetched ({_line(error)}); connect once, or put the folder "
                 "below --weights-dir"
             ) from None
-    return backbone
+    return replace(backbone, arguments=_hub_arguments(hub_id))
 
 
 def _in_hub_cache(hub_id: str) -> bool:
+    return _cached(hub_id, "model.safetensors") is not None
+
+
+def _hub_arguments(hub_id: str) -> dict[str, Any]:
+    settings = _cached(hub_id, "config.json")
+    try:
+        config = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
+        return dict(config.get("model_args") or {})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BackboneError(f"its settings cannot be used ({_line(error)}); fetch them again") from None
+
+
+def _cached(hub_id: str, name: str) -> Path | None:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        return isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str)
+        found = try_to_load_from_cache(hub_id, name)
     except Exception:
-        return False
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _line(error: BaseException) -> str:

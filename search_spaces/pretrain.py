@@ -39,7 +39,7 @@ from search_spaces._views import (
 from search_spaces.backbones import Backbone, create_backbone, find_backbones
 from search_spaces.convert import convert
 from search_spaces.propose import spread
-from search_spaces.stored import CONVERTED, RESOLUTION, About, Stored, blank, load
+from search_spaces.stored import CONVERTED, RESOLUTION, About, Stored, blank, check_rebuilt, load
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Recipe, Step, train_supernet
 
@@ -206,7 +206,10 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         STD,
         "Apache-2.0" if backbone is None else backbone.licence,
         origin,
+        {} if backbone is None else dict(backbone.arguments),
     )
+    if backbone is not None:
+        check_rebuilt(about, net)
     net = net.to(device=device, memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]
     calibration = calibration_images(plan.seed) if backbone is None else judging[:_CALIBRATION].cpu()
     path = out / f"{plan.name}.safetensors"
@@ -337,7 +340,7 @@ def _ask(
 def _cut(net: Supernet, about: About) -> Supernet:
     """The supernet on the processor, without the outputs that learned the teacher's classes."""
     classes = len(about.classes)
-    found = blank(about.family, about.architecture, classes)
+    found = blank(about.family, about.architecture, classes, about.arguments)
     state = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
     for name in ("classifier.weight", "classifier.bias"):
         state[name] = state[name][:classes]

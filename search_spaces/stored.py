@@ -6,6 +6,7 @@ The file is safetensors: tensors, and one JSON text in its metadata. Nothing in 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from search_spaces.supernet import Dimension, Space, Subnet, Supernet
 from search_spaces.train import recalibrate
 
 #: Rises when a stored file changes its meaning.
-FORMAT = 1
+FORMAT = 2
 #: Family of a supernet that was converted from a timm model.
 CONVERTED = "timm"
 #: Dimension of the space that is the side of the images.
@@ -54,6 +55,7 @@ class About:
         mean, std: normalisation of images in 0..1.
         licence: of the weights.
         origin: one line: what it was trained from, and on.
+        arguments: of the model that was converted, see :attr:`search_spaces.backbones.Backbone.arguments`.
     """
 
     family: str
@@ -65,6 +67,7 @@ class About:
     std: tuple[float, ...] = IMAGENET_STD
     licence: str = "unknown"
     origin: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class Stored:
             about.std,
             about.licence,
             family=SUBNET,
+            arguments=dict(about.arguments),
         )
 
     def counted(self, subnet: Subnet) -> Known:
@@ -203,10 +207,14 @@ def load(path: Path) -> Stored:
         if int(described["format"]) > FORMAT:
             raise StoredError(f"{path} was written by a newer version; update automl to read it")
         about = _about(described["about"])
+        if about.family == CONVERTED and int(described["format"]) < FORMAT:
+            raise StoredError(
+                f"{path} was written by a version that lost settings of its model; train it again"
+            )
         images = tensors.pop(_CALIBRATION)
         if images.ndim != 4 or images.dtype != torch.uint8 or not len(images):
             raise ValueError("no images for the statistics")
-        net = blank(about.family, about.architecture, len(about.classes))
+        net = blank(about.family, about.architecture, len(about.classes), about.arguments)
         _fill(net, tensors)
         stored = Stored(about, net, images)
         codes = Codes(stored.space)
@@ -237,7 +245,9 @@ def plain_network(backbone: Backbone) -> nn.Module:
         ValueError: it does not describe a subnet.
     """
     family, _, architecture = backbone.source.partition(":")
-    net = blank(family, architecture, 1)  # with a classifier, as the space of some networks ends in it
+    net = blank(
+        family, architecture, 1, backbone.arguments
+    )  # with a classifier, as the space of some networks ends in it
     codes = Codes(net.space)
     built: Any = net.build(codes.subnet(codes.row(backbone.architecture)))
     built.classifier = None
@@ -265,14 +275,23 @@ def _about(values: Mapping[str, Any]) -> About:
         std,
         str(values["licence"]),
         str(values["origin"]),
+        dict(values.get("arguments", {})),  # which the first format has not
     )
 
 
-def blank(family: str, architecture: str, classes: int) -> Supernet:
+def blank(
+    family: str, architecture: str, classes: int, arguments: Mapping[str, Any] | None = None
+) -> Supernet:
     """Return a supernet before its weights.
 
+    Args:
+        family: as in :class:`About`.
+        architecture: of a converted one.
+        classes: of the classifier.
+        arguments: of a converted one's architecture.
+
     Raises:
-        StoredError: a converted one's architecture is not known.
+        StoredError: a converted one's architecture is not known, or not with these arguments.
     """
     if family != CONVERTED:
         return families.supernet(family, classes)
@@ -282,7 +301,38 @@ def blank(family: str, architecture: str, classes: int) -> Supernet:
 
     if not timm.is_model(architecture):
         raise StoredError(f"this timm has no architecture {architecture!r}; install a newer one")
-    return convert(timm.create_model(architecture, pretrained=False, num_classes=0), classes)
+    given = dict(arguments or {})
+    # What timm itself takes, such as a file of weights, is not for a file to say.
+    refused = sorted({"num_classes", *inspect.signature(timm.create_model).parameters} & given.keys())
+    if refused:
+        raise StoredError(f"{refused[0]!r} is no argument of an architecture")
+    try:
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, **given)
+    except Exception as error:
+        raise StoredError(f"{architecture} cannot be built with {given} ({_line(error)})") from None
+    return convert(model, classes)
+
+
+@torch.inference_mode()
+def check_rebuilt(about: About, net: Supernet) -> None:
+    """Check that what ``about`` says of a supernet gives the same networks again, as a file of it has to.
+
+    Args:
+        about: of the supernet.
+        net: the supernet, on the processor, with statistics for its largest subnet.
+
+    Raises:
+        StoredError: it gives others.
+    """
+    again = blank(about.family, about.architecture, net.classifier.out_features, about.arguments)  # type: ignore[union-attr, arg-type]
+    again.load_state_dict(net.state_dict())
+    side = about.resolutions[-1]
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours, theirs = (one.build(one.space.largest()).eval()(images) for one in (net, again))
+    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max())):
+        raise StoredError(
+            f"{about.architecture} has settings of its own that a file of its supernet would lose"
+        )
 
 
 def _fill(net: Supernet, tensors: Mapping[str, Tensor]) -> None:

@@ -24,13 +24,15 @@ def shapes(folder: Path, per_class: int = 15) -> Dataset:
     return load_dataset(write_shapes(folder / "shapes", per_class), cache_dir=folder / "cache")
 
 
-def write_model(folder: Path, architecture: str = "test_efficientnet", seed: int = 0) -> Path:
-    """A model folder as users have them, with random weights instead of trained ones."""
+def write_model(
+    folder: Path, architecture: str = "test_efficientnet", seed: int = 0, **arguments: Any
+) -> Path:
+    """A model folder as users have them, with random weights instead of trained ones, and its ``model_args``."""
     import timm
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    model = timm.create_model(architecture, num_classes=0)
+    model = timm.create_model(architecture, num_classes=0, **arguments)
     save_file(model.state_dict(), folder / "model.safetensors")
     settings = {
         "mean": [0.5, 0.4, 0.3],
@@ -39,6 +41,8 @@ def write_model(folder: Path, architecture: str = "test_efficientnet", seed: int
         "input_size": [3, 64, 64],
     }
     config = {"architecture": architecture, "num_classes": 0, "num_features": model.num_features}
+    if arguments:
+        config["model_args"] = arguments
     (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": settings}))
     return folder
 

@@ -23,7 +23,7 @@ from automl.training._precision import layout
 from search_spaces.backbones import Backbone, create_backbone
 from search_spaces.convert import convert
 from search_spaces.propose import spread
-from search_spaces.stored import CONVERTED, RESOLUTION, About, Known, Stored
+from search_spaces.stored import CONVERTED, RESOLUTION, About, Known, Stored, check_rebuilt
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Batch, Recipe, train_supernet
 
@@ -32,7 +32,7 @@ _TRAINING = 0.75
 #: Training images that subnets' statistics are estimated from.
 _CALIBRATION = 128
 #: Fewest and most subnets that are judged, and how many are counted besides.
-_JUDGED, _COUNTED = (16, 80), 120
+_JUDGED, _COUNTED = (16, 120), 80
 _BATCH = 32
 #: Steps between two reports.
 _REPORT_EVERY = 20
@@ -81,6 +81,7 @@ def supernet_of(
 
     Raises:
         ConversionError: the backbone cannot become a supernet.
+        StoredError: a file of it would hold another one.
         OutOfTime: not even the features can be computed in time.
     """
     began = time.monotonic()
@@ -101,7 +102,9 @@ def supernet_of(
         backbone.std,
         backbone.licence,
         f"{backbone.name}, {len(train)} images",
+        dict(backbone.arguments),
     )
+    check_rebuilt(about, net)
     loss = make_loss(
         "logit_adjusted", np.bincount(labels[train], minlength=classes), smoothing=recipe.smoothing
     )

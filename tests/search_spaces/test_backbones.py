@@ -202,8 +202,27 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_backbone_survives_json(tmp_path: Path) -> None:
-    for backbone in (pretrained(tmp_path), scratch("small_cnn_m")):
+    write_model(tmp_path / "same", pad_type="same")
+    same = find_backbones(names=[f"local-dir:{tmp_path / 'same'}"])[0][0]
+    assert same.arguments == {"pad_type": "same"}
+    for backbone in (pretrained(tmp_path), scratch("small_cnn_m"), same):
         assert Backbone.from_dict(json.loads(json.dumps(backbone.to_dict()))) == backbone
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"), [('{"model_args": {"pad_type": "same"}}', {"pad_type": "same"}), ("{}", {})]
+)
+def test_a_hubs_model_keeps_the_settings_of_its_cache(
+    settings: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    (tmp_path / "config.json").write_text(settings)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _hub_id, name: str(tmp_path / name))
+    found = {backbone.name: backbone for backbone in find_backbones()[0]}
+    assert found["resnet18.a1_in1k"].arguments == expected
+    (tmp_path / "config.json").write_text('{"model_args": 3}')
+    assert "resnet18.a1_in1k" not in {backbone.name for backbone in find_backbones()[0]}
 
 
 def test_what_cannot_be_built_is_a_backbone_error(tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from safetensors.torch import load_file, save_file
 from search_spaces import families
 from search_spaces.convert import convert
 from search_spaces.propose import Codes, spread
-from search_spaces.stored import CONVERTED, RESOLUTION, About, Known, Stored, StoredError, load
+from search_spaces.stored import (
+    CONVERTED,
+    RESOLUTION,
+    About,
+    Known,
+    Stored,
+    StoredError,
+    check_rebuilt,
+    load,
+    plain_network,
+)
 
 
 def stored(family: str = "mobile") -> Stored:
@@ -135,4 +145,70 @@ def test_an_architecture_that_timm_lacks_is_named(tmp_path: Path) -> None:
     made.save(path)
     changed(path, about={**vars(made.about), "architecture": "resnet18_of_tomorrow"})
     with pytest.raises(StoredError, match="no architecture 'resnet18_of_tomorrow'"):
+        load(path)
+
+
+def with_settings(arguments: dict[str, Any]) -> Stored:
+    """A converted model whose padding is not its architecture's usual one, and what is said of it."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=0, pad_type="same")
+    about = About(CONVERTED, ("a", "b"), (32, 48), "top1", "test_efficientnet", arguments=arguments)
+    return Stored(about, convert(model, 2).eval(), torch.randint(0, 256, (70, 3, 48, 48), dtype=torch.uint8))
+
+
+def test_a_model_with_settings_of_its_own_comes_back_with_them(tmp_path: Path) -> None:
+    written = with_settings({"pad_type": "same"})
+    check_rebuilt(written.about, written.net)
+    written.save(tmp_path / "net.safetensors")
+    read = load(tmp_path / "net.safetensors")
+    subnet = {**written.space.smallest(), RESOLUTION: 48}
+    x = torch.randn(4, 3, 48, 48)
+    with torch.inference_mode():
+        built: Any = written.build(subnet)
+        expected = built(x)
+        torch.testing.assert_close(read.build(subnet)(x), expected, rtol=0.02, atol=0.02)
+        plain: Any = plain_network(read.backbone(subnet))
+        classifier, built.classifier = built.classifier, None
+        plain.load_state_dict(built.state_dict())
+        torch.testing.assert_close(classifier(plain.eval()(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_whose_settings_would_be_lost_is_refused() -> None:
+    lost = with_settings({})
+    with pytest.raises(StoredError, match="settings of its own"):
+        check_rebuilt(lost.about, lost.net)
+
+
+def test_a_converted_one_of_the_first_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    for family, refused in ((CONVERTED, True), ("mobile", False)):
+        made = stored(family)
+        made.save(path)
+        about = {name: value for name, value in vars(made.about).items() if name != "arguments"}
+        changed(path, format=1, about=about)
+        if refused:
+            with pytest.raises(StoredError, match="lost settings of its model; train it again"):
+                load(path)
+        else:
+            assert load(path).about == made.about
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"checkpoint_path": "weights.pt"}, "'checkpoint_path' is no argument of an architecture"),
+        ({"pretrained": True}, "'pretrained' is no argument"),
+        ({"num_classes": 5}, "'num_classes' is no argument"),
+        ({"no_such_thing": 1}, "test_efficientnet cannot be built with"),
+        (["pad_type"], "is damaged"),
+    ],
+)
+def test_a_file_cannot_ask_for_more_than_an_architecture(
+    arguments: Any, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.safetensors"
+    made = with_settings({"pad_type": "same"})
+    made.save(path)
+    changed(path, about={**vars(made.about), "arguments": arguments})
+    with pytest.raises(StoredError, match=message):
         load(path)

@@ -1,0 +1,50 @@
+"""A supernet on a user's images: what is known of its subnets is true of what is read from its file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from automl.task import Objective
+from automl.training import supernet_of
+from automl.training._supernet import judged
+from search_spaces.backbones import find_backbones
+from search_spaces.stored import Stored, StoredError, load
+from tests._models import shapes, write_model
+
+
+def train(folder: Path, **changes: object) -> tuple[Stored, object, np.ndarray]:
+    """A few seconds of a model that pads in a way of its own."""
+    dataset = shapes(folder, per_class=30)
+    write_model(folder / "same", pad_type="same")
+    backbone = find_backbones(names=[f"local-dir:{folder / 'same'}"])[0][0]
+    rows = np.arange(len(dataset.labels))
+    steps = supernet_of(
+        dataset, rows[::2], rows[1::2], dataclasses.replace(backbone, **changes),  # type: ignore[arg-type]
+        resolutions=[32, 48], objective=Objective(), seconds=4.0, seed=0, shared=folder,
+    )  # fmt: skip
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value, dataset, rows[1::2]
+
+
+def test_scores_are_those_of_the_file(tmp_path: Path) -> None:
+    stored, dataset, validation = train(tmp_path)
+    stored.save(tmp_path / "net.safetensors")
+    read = load(tmp_path / "net.safetensors")
+    known = [one for one in stored.known if one.score is not None][:12]
+    again = [judged(read, one, dataset, validation, Objective()).score for one in known]
+    assert len(known) == 12
+    # Half precision moves an image at most now and then.
+    np.testing.assert_allclose(again, [one.score for one in known], atol=0.05)
+    assert [one.images for one in known] == [len(validation)] * 12
+
+
+def test_a_model_whose_settings_would_be_lost_is_not_trained(tmp_path: Path) -> None:
+    with pytest.raises(StoredError, match="settings of its own"):
+        train(tmp_path, arguments={})
