@@ -73,8 +73,8 @@ class Plan:
         how: views are varied.
         seed: of everything that is drawn.
         evaluate_every: seconds between two evaluations.
-        start: file of a supernet of the same family whose weights are begun with, all but the classifier's; None for
-            random ones.
+        start: file of a supernet of the same kind whose weights are begun with, the classifier's too where its classes are
+            the same; None for random ones, or those of the backbone.
         backbone: a pretrained timm model, ``local-dir:PATH`` or a name, that becomes the supernet in place of a family's;
             its file then holds training images for the statistics of subnets.
         judged: subnets whose score is measured at the end.
@@ -190,11 +190,10 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         origin += f", taught by {_name(plan.teacher)}"
         record["plan"]["teacher"] = _name(plan.teacher)
         record["teacher_seconds"] = _ask(views, plan, device, precision, tell)
-    net = _begun(plan, backbone, len(names) + views.teacher_classes)
     if backbone is not None:
         origin = f"{backbone.name}, {origin}"
         record["plan"]["backbone"] = backbone.name
-    elif plan.start is not None:
+    if plan.start is not None:
         record["plan"]["start"] = plan.start.name
     about = About(
         plan.family if backbone is None else CONVERTED,
@@ -208,8 +207,7 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         origin,
         {} if backbone is None else dict(backbone.arguments),
     )
-    if backbone is not None:
-        check_rebuilt(about, net)
+    net = _begun(plan, backbone, about, len(names) + views.teacher_classes)
     net = net.to(device=device, memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]
     calibration = calibration_images(plan.seed) if backbone is None else judging[:_CALIBRATION].cpu()
     path = out / f"{plan.name}.safetensors"
@@ -283,8 +281,6 @@ def _backbone(plan: Plan) -> Backbone | None:
     """
     if plan.backbone is None:
         return None
-    if plan.start is not None:
-        raise ValueError("a supernet begins with a backbone or with another supernet, not with both")
     found, skipped = find_backbones((), [plan.backbone])
     if not found:
         raise ValueError("; ".join(skipped))
@@ -295,29 +291,40 @@ def _backbone(plan: Plan) -> Backbone | None:
     return found[0]
 
 
-def _begun(plan: Plan, backbone: Backbone | None, outputs: int) -> Supernet:
+def _begun(plan: Plan, backbone: Backbone | None, about: About, outputs: int) -> Supernet:
     """The supernet before it is trained."""
-    if backbone is not None:
-        return convert(create_backbone(backbone), outputs)
-    net: Supernet = families.supernet(plan.family, outputs)
+    net: Supernet
+    if backbone is None:
+        net = families.supernet(plan.family, outputs)
+    else:
+        net = convert(create_backbone(backbone), outputs)
+        check_rebuilt(about, net)
     if plan.start is not None:
-        begin_with(net, plan.start, plan.family)
+        begin_with(net, plan.start, about)
     return net
 
 
-def begin_with(net: Supernet, file: Path, family: str) -> None:
-    """Give a supernet the weights of a stored one of its family, all but the classifier's.
+def begin_with(net: Supernet, file: Path, about: About) -> None:
+    """Give a supernet the weights of a stored one of its kind, the classifier's only where the classes are the same.
 
     Raises:
-        ValueError: the file holds none, or one of another family.
+        ValueError: the file holds none, or one of another kind.
     """
     stored = load(file)
-    if stored.about.family != family:
-        raise ValueError(f"{file} holds a supernet of the family {stored.about.family}, not {family}")
-    given = {k: v for k, v in stored.net.state_dict().items() if not k.startswith("classifier.")}
+    theirs, ours = (
+        f"{one.family} {one.architecture} {one.arguments or ''}".strip() for one in (stored.about, about)
+    )
+    if theirs != ours:
+        raise ValueError(f"{file} holds a supernet of the kind {theirs}, not {ours}")
+    given = stored.net.state_dict()
+    last = {name: given.pop(name) for name in ("classifier.weight", "classifier.bias")}
     missing, unknown = net.load_state_dict(given, strict=False)
-    if unknown or any(not name.startswith("classifier.") for name in missing):
-        raise ValueError(f"{file} has other dimensions than the family {family} has now")
+    if unknown or any(name not in last for name in missing):
+        raise ValueError(f"{file} has other dimensions than the family {about.family} has now")
+    if stored.about.classes == about.classes:
+        own = net.state_dict()
+        for name, tensor in last.items():
+            own[name][: len(tensor)] = tensor
 
 
 def _ask(

@@ -246,8 +246,12 @@ def test_a_pretrained_model_becomes_the_supernet_and_is_judged_on_what_is_held_o
     record = json.loads((tmp_path / "out" / "small.json").read_text())
     assert (record["training_images"], record["validation_images"]) == (24, 12)
     assert str(tmp_path) not in json.dumps(record) + json.dumps(vars(stored.about))
-    with pytest.raises(ValueError, match="not with both"):
-        pretrain.pretrain(_file(tmp_path), tmp_path / "out", replace(plan, start=path))
+    # It can be trained on from its file.
+    on = pretrain.pretrain(
+        _file(tmp_path), tmp_path / "on", replace(plan, start=path, seconds=0.1), lambda _line: None
+    )
+    weights, before = (one.net.state_dict()["classifier.weight"] for one in (load(on), stored))
+    assert (weights - before).abs().max() < 0.2 * before.abs().max()
     with pytest.raises(ValueError, match="36 of 36 images cannot be held out"):
         pretrain.pretrain(_file(tmp_path), tmp_path / "out", replace(plan, held_out=36))
 
@@ -259,14 +263,20 @@ def test_another_supernet_is_begun_with_but_for_its_classifier(tmp_path: Path) -
     known.save(tmp_path / "known.safetensors")
     net = families.supernet("mobile", 5)
     own = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    pretrain.begin_with(net, tmp_path / "known.safetensors", "mobile")
+    other = replace(about, classes=("1", "2", "3", "4", "5"))
+    pretrain.begin_with(net, tmp_path / "known.safetensors", other)
     for name, tensor in net.named_parameters():
         expected = own[name] if name.startswith("classifier.") else known.net.state_dict()[name]
         torch.testing.assert_close(tensor.detach(), expected, atol=2e-3, rtol=2e-3)
-    with pytest.raises(ValueError, match="of the family mobile, not hybrid"):
-        pretrain.begin_with(families.supernet("hybrid", 5), tmp_path / "known.safetensors", "hybrid")
+    pretrain.begin_with(net, tmp_path / "known.safetensors", about)  # three outputs are a teacher's
+    weight = net.classifier.weight.detach()
+    torch.testing.assert_close(weight[:2], known.net.classifier.weight.detach(), atol=2e-3, rtol=2e-3)  # type: ignore[union-attr]
+    torch.testing.assert_close(weight[2:], own["classifier.weight"][2:])
+    with pytest.raises(ValueError, match="of the kind mobile, not hybrid"):
+        hybrid = replace(about, family="hybrid")
+        pretrain.begin_with(families.supernet("hybrid", 5), tmp_path / "known.safetensors", hybrid)
     with pytest.raises(ValueError):
-        pretrain.begin_with(net, tmp_path / "none.safetensors", "mobile")
+        pretrain.begin_with(net, tmp_path / "none.safetensors", about)
 
 
 def test_a_file_that_lacks_something_is_refused(tmp_path: Path) -> None:
