@@ -129,6 +129,32 @@ def write_text(path: Path, text: str) -> None:
 # --- arguments --------------------------------------------------------------------------------------
 
 
+def measured_parser(
+    name: str, summary: str, example: str, *, seed: str | None = "of everything", work: bool = True
+) -> argparse.ArgumentParser:
+    """The arguments that all suites have that :func:`run_measured` runs.
+
+    Args:
+        name: of the suite.
+        summary: what it measures.
+        example: an example.
+        seed: what the seed is of; None for a suite that draws nothing.
+        work: whether it leaves anything behind besides its table.
+    """
+    parser = argparse.ArgumentParser(f"automl bench {name}", description=summary, epilog=example)
+    add = parser.add_argument
+    if seed is not None:
+        add("--seed", type=int, default=0, help=f"{seed} (default %(default)s)")
+    if work:
+        add(
+            "--work",
+            default=f"benchmarks/work/{name}",
+            help="folder of what is scratch (default %(default)s)",
+        )
+    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
+    return parser
+
+
 def make_parser(
     name: str, summary: str, example: str, *, budget: str, declared: bool = False
 ) -> argparse.ArgumentParser:

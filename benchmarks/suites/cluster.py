@@ -46,7 +46,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of split and trials")
     add = parser.add_argument
     add("--data", default="built-in:digits", help="images (default %(default)s)")
     add("--nodes", type=int, default=2, help="with one worker each (default %(default)s)")
@@ -54,9 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=15.0, help="that each may take (default %(default)s)")
     add("--weights-dir", action="append", default=[], help="folder of pretrained models; repeatable")
     add("--backbone", action="append", default=[], help="only these; repeatable")
-    add("--seed", type=int, default=0, help="of split and trials (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
-    add("--work", default=f"benchmarks/work/{NAME}", help="folder of what is scratch (default %(default)s)")
     return parser
 
 

@@ -56,7 +56,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of the parts and of the submits")
     add = parser.add_argument
     add("--data", nargs="+", required=True, metavar="[NAME=]PATH", help="image folders, tables or npz files")
     add("--images", type=int, default=None, metavar="N", help="use N evenly spaced images only")
@@ -65,9 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeat", default="", metavar="N,N", help="sizes by reference: files are named again and again")
     add("--submit", default=None, metavar="BUDGET", help="also submit twice; time to the first trials")
     add("--weights-dir", action="append", default=[], help="for the submits: pretrained models; repeatable")
-    add("--seed", type=int, default=0, help="of the parts and of the submits (default 0)")
-    add("--out", default=f"benchmarks/work/{NAME}", help="folder of the measurements (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 
@@ -107,7 +106,7 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
         "seed": options.seed,
         "threads": environment()["cores"],
     }
-    out = Path(options.out).resolve()
+    out = Path(options.work).resolve()
     return [
         {
             "dataset": name, "source": str(source), "settings": settings, "work": str(out / name),

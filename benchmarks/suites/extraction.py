@@ -41,7 +41,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE)
     add = parser.add_argument
     add("--data", required=True, help="images as for a submit")
     add("--column", action="append", default=[], help="manifest column, as path=COLUMN; repeatable")
@@ -51,9 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=300.0, help="of the training (default %(default)s)")
     add("--sets", type=int, default=20, help="of limits (default %(default)s)")
     add("--subnets", type=int, default=200, help="that are drawn for comparison (default %(default)s)")
-    add("--seed", type=int, default=0, help="of everything (default %(default)s)")
-    add("--out", default=f"benchmarks/work/{NAME}", help="scratch folder (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 
@@ -87,7 +86,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         resolutions = sorted({int(word) for word in options.resolutions.split(",")})
     except ValueError:
         raise InputError(f"--resolutions is '{options.resolutions}'; it takes whole numbers") from None
-    work = Path(options.out).resolve() / f"{Path(options.data).name}-{options.backbone}-{options.seed}"
+    work = Path(options.work).resolve() / f"{Path(options.data).name}-{options.backbone}-{options.seed}"
     work.mkdir(parents=True, exist_ok=True)
     for home in ("home", "home-brute"):
         shutil.rmtree(work / home, ignore_errors=True)  # what an earlier run measured would be known

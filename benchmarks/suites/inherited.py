@@ -46,7 +46,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of the draw and the batches")
     add = parser.add_argument
     add("--images", nargs="+", required=True, metavar="NAME=NPZ", help="that a supernet was trained on")
     add("--supernet", action="append", default=[], metavar="NAME=FILE",
@@ -55,10 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=200, help=f"of {_BATCH} images for each subnet (default %(default)s)")
     add("--learning-rate", type=float, default=5e-4, help="peak of AdamW's (default %(default)s)")
     add("--resolution", type=int, help="of all subnets (default: the smallest that the supernet has)")
-    add("--seed", type=int, default=0, help="of the draw and the batches (default %(default)s)")
     add("--resamples", type=int, default=2000, help="of the bootstrap (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
-    add("--work", default=f"benchmarks/work/{NAME}", help="folder of what is scratch (default %(default)s)")
     return parser
 
 

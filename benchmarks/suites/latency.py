@@ -44,14 +44,13 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of the draw, the rounds and the parts")
     add = parser.add_argument
     add("--supernet", type=Path, default=WEIGHTS, help="file (default: the one that the package carries)")
     add("--subnets", type=int, default=320, help="that are measured (default %(default)s)")
     add("--device", default="cpu:1", help="that they are timed on (default %(default)s)")
-    add("--seed", type=int, default=0, help="of the draw, the rounds and the parts (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
-    add("--work", default=f"benchmarks/work/{NAME}", help="folder of what is scratch (default %(default)s)")
     return parser
 
 

@@ -51,7 +51,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of the submits")
     add = parser.add_argument
     add("--data", nargs="*", default=[], metavar="[NAME=]PATH", help="image folders, tables or npz files")
     add("--weights-dir", action="append", default=[], help="folder of pretrained models; repeatable")
@@ -59,10 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--column", action="append", default=[], help="passed on to the submits; repeatable")
     add("--budget", default="4m", help="wall-clock time of each submit (default 4m)")
     add("--workers", type=int, default=None, help="trials at a time (default one per core)")
-    add("--seed", type=int, default=0, help="of the submits (default 0)")
     add("--empty", type=int, default=0, metavar="N", help="also run N trials that do nothing, 2 or more")
-    add("--out", default=f"benchmarks/work/{NAME}", help="folder of the runs (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 
@@ -83,7 +82,7 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
     for folder in options.weights_dir:
         if not Path(folder).is_dir():
             raise InputError(f"weights folder '{folder}' does not exist or is not a folder")
-    out = Path(options.out).resolve()
+    out = Path(options.work).resolve()
     settings = {
         "budget": budget, "constraints": options.constraint, "columns": options.column,
         "workers": options.workers, "seed": options.seed,
@@ -211,7 +210,7 @@ def _run_empty(options: argparse.Namespace, failed: list[str]) -> dict[str, Any]
     from benchmarks.environment import environment
     from benchmarks.processes import measured
 
-    work = Path(options.out).resolve() / "empty"
+    work = Path(options.work).resolve() / "empty"
     shutil.rmtree(work, ignore_errors=True)
     workers = options.workers or int(environment()["cores"])
     print(f"{options.empty} empty trials …", file=sys.stderr, flush=True)

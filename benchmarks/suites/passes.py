@@ -44,15 +44,15 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of weights, images and subnets", work=False)
     add = parser.add_argument
     add("--family", default="mobile", help="of supernets (default %(default)s)")
     add("--batch", type=int, default=512, help="images of a step (default %(default)s)")
     add("--sides", type=int, nargs="+", default=[64, 128], help="of the images, pixels (default 64 128)")
     add("--classes", type=int, default=200, help="(default %(default)s)")
     add("--steps", type=int, default=20, help="that are timed (default %(default)s)")
-    add("--seed", type=int, default=0, help="of weights, images and subnets (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 

@@ -35,15 +35,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of what is made")
     add = parser.add_argument
     add("--trials", default="10000,100000,1000000", help="lengths of the history (default %(default)s)")
     add("--tasks", type=int, default=100, help="in the history (default %(default)s)")
     add("--known", type=int, default=20_000, help="different candidates in the history (default %(default)s)")
     add("--candidates", type=int, default=10_000, help="that are ordered (default %(default)s)")
-    add("--seed", type=int, default=0, help="of what is made (default %(default)s)")
-    add("--out", default=f"benchmarks/work/{NAME}", help="scratch folder (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 
@@ -66,7 +65,7 @@ def _counts(options: argparse.Namespace) -> list[int]:
 def _measure(options: argparse.Namespace, count: int) -> dict[str, Any]:
     from benchmarks.processes import measured
 
-    work = Path(options.out).resolve() / str(count)
+    work = Path(options.work).resolve() / str(count)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     home, url = work / "home", f"sqlite:///{work}/history.db"

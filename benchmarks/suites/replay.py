@@ -35,7 +35,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of fits and searches", work=False)
     add = parser.add_argument
     add("--table", required=True, help="trial table, .parquet or .csv")
     add("--curves", required=True, help="its learning curves: task, strategy, epoch, score, seconds")
@@ -51,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         default="task",
         help="what is left out together (default %(default)s)",
     )
-    add("--seed", type=int, default=0, help="of fits and searches (default %(default)s)")
     add("--processes", type=int, default=os.cpu_count() or 1, help="side by side (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 

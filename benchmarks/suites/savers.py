@@ -64,7 +64,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="npz file, as for search_spaces.pretrain")
     add(
@@ -79,10 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ema", type=float, default=0.99, help="decay of the average of the weights (default %(default)s)")
     add("--held-out", type=int, default=2000, help="training images that are judged on (default %(default)s)")
     add("--subnets", type=int, default=12, help="that are judged (default %(default)s)")
-    add("--seed", type=int, default=0, help="of everything (default %(default)s)")
     add("--resamples", type=int, default=2000, help="of the bootstrap (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
-    add("--work", default=f"benchmarks/work/{NAME}", help="folder of what is scratch (default %(default)s)")
     return parser
 
 

@@ -37,7 +37,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed=None, work=False)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="npz file that the supernet was pretrained on")
     add("--supernet", type=Path, default=WEIGHTS, help="file (default: the one that the package carries)")
@@ -51,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
         help="multiply-accumulates: also the subnet with the best stored score within so many")  # fmt: skip
     add("--device", default="cpu:1", help="that they are timed on (default %(default)s)")
     add("--name", default=NAME, help="of the table's files (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 

@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    work = Path(options.out).resolve()
+    work = Path(options.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
     write_text(work / "asked.json", json.dumps(asked))
     done = measured(
@@ -59,14 +59,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"automl bench {NAME}", description=SUMMARY, epilog=EXAMPLE)
+    from benchmarks.cells import measured_parser
+
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed=None)
     add = parser.add_argument
     add("--weights-dir", action="append", default=[], help="folder of pretrained models; repeatable")
     add("--sides", default="128,224", help="sides of the input (default %(default)s)")
     add("--batch", type=int, default=32, help="images in a step (default %(default)s)")
     add("--steps", type=int, default=12, help="timed steps of each (default %(default)s)")
-    add("--out", default=f"benchmarks/work/{NAME}", help="folder of the run (default %(default)s)")
-    add("--results", default="benchmarks/results", help="folder of the table (default %(default)s)")
     return parser
 
 

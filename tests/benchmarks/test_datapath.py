@@ -76,7 +76,7 @@ def test_table_and_resume(
     monkeypatch.setattr(datapath._Steps, "probe", _probe)
     arguments = [
         "--data", f"shapes={tiny_folder}", "--parts", "1", "--sizes", "30,45", "--repeat", "90,180",
-        "--out", str(tmp_path / "out"), "--results", str(tmp_path / "results"),
+        "--work", str(tmp_path / "out"), "--results", str(tmp_path / "results"),
     ]  # fmt: skip
     assert datapath.run(arguments) == 0
     found = json.loads((tmp_path / "results" / "datapath.json").read_text())
@@ -108,7 +108,7 @@ def test_table_and_resume(
 def test_wrong_input_is_one_line_and_code_2(
     tmp_path: Path, tiny_folder: Path, extra: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert datapath.run(["--data", str(tiny_folder), "--out", str(tmp_path / "out"), *extra]) == 2
+    assert datapath.run(["--data", str(tiny_folder), "--work", str(tmp_path / "out"), *extra]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

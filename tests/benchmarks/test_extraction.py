@@ -51,7 +51,7 @@ def test_figures_over_all_sets() -> None:
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--data", str(tmp_path), "--backbone", "x", "--out", str(tmp_path / "w")]
+    common = ["--data", str(tmp_path), "--backbone", "x", "--work", str(tmp_path / "w")]
     assert extraction.run([*common, "--resolutions", "a,b"]) == 2
     assert extraction.run([*common, "--sets", "0"]) == 2
     assert capsys.readouterr().err.count("error:") == 2
@@ -65,7 +65,7 @@ def test_all_steps_on_a_small_supernet(tmp_path: Path) -> None:
     code = extraction.run(
         [
             "--data", str(data), "--weights-dir", str(tmp_path / "weights"), "--backbone", "tiny", "--resolutions",
-            "32,48", "--seconds", "10", "--sets", "2", "--subnets", "4", "--out", str(tmp_path / "work"), "--results",
+            "32,48", "--seconds", "10", "--sets", "2", "--subnets", "4", "--work", str(tmp_path / "work"), "--results",
             str(tmp_path / "results"),
         ]
     )  # fmt: skip

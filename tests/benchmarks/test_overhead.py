@@ -97,7 +97,7 @@ def test_empty_trials(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_empty_trials_with_ray(tmp_path: Path) -> None:
     code = overhead.run(
-        ["--empty", "4", "--workers", "1", "--out", str(tmp_path), "--results", str(tmp_path / "r")]
+        ["--empty", "4", "--workers", "1", "--work", str(tmp_path), "--results", str(tmp_path / "r")]
     )
     assert code == 0
     assert json.loads((tmp_path / "r" / "overhead.json").read_text())["empty"]["trials"] == 4
@@ -116,7 +116,7 @@ def test_empty_trials_with_ray(tmp_path: Path) -> None:
 def test_wrong_input_is_one_line_and_code_2(
     tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert overhead.run([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert overhead.run([*arguments, "--work", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -127,5 +127,5 @@ def test_cells_of_other_settings_are_refused(
 ) -> None:
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "d.json").write_text(json.dumps({"settings": _settings()}))
-    assert overhead.run(["--data", f"d={tiny_folder}", "--budget", "60s", "--out", str(tmp_path)]) == 2
+    assert overhead.run(["--data", f"d={tiny_folder}", "--budget", "60s", "--work", str(tmp_path)]) == 2
     assert "other settings" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def test_a_history_that_is_too_short_is_refused(trials: str, capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_all_steps_on_a_short_history(tmp_path: Path) -> None:
-    places = ["--out", str(tmp_path / "work"), "--results", str(tmp_path)]
+    places = ["--work", str(tmp_path / "work"), "--results", str(tmp_path)]
     assert (
         ranker.run(["--trials", "400", "--tasks", "5", "--known", "60", "--candidates", "50", *places]) == 0
     )

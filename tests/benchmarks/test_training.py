@@ -23,7 +23,7 @@ def test_steps_of_a_network_are_measured_and_told(tmp_path: Path, capsys: pytest
         "--steps",
         "3",
     ]
-    arguments += ["--out", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    arguments += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
     assert training.run(arguments) == 0
     found = json.loads((tmp_path / "results" / "training.json").read_text())
     assert [row["side"] for row in found["rows"]] == [32, 48]
@@ -48,5 +48,5 @@ def test_steps_of_a_network_are_measured_and_told(tmp_path: Path, capsys: pytest
 def test_wrong_input(
     arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert training.run([*arguments, "--out", str(tmp_path), "--results", str(tmp_path)]) == 2
+    assert training.run([*arguments, "--work", str(tmp_path), "--results", str(tmp_path)]) == 2
     assert told in capsys.readouterr().err
