@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from search_spaces.predict import LEAST_ROWS, MEMBERS, CostPredictor, Features, Member, TableError, Transfer
-from search_spaces.propose import Codes, Predict
-from search_spaces.stored import Stored
+from search_spaces.propose import Codes, Predict, front, spread
+from search_spaces.stored import Known, Stored
 
 #: Bytes of a weight, and of the graph around the weights.
 _BYTES, _GRAPH = 4.0, 40_000
@@ -17,6 +17,53 @@ _BYTES, _GRAPH = 4.0, 40_000
 _LEAST_ERROR = 0.002
 #: From so many measured subnets on a device is learned choice by choice.
 _MANY = 40
+#: Share of the judged subnets that are drawn, and rounds in which the others are proposed.
+_DRAWN, _JUDGING_ROUNDS = 0.4, 3
+
+
+def judge_subnets(
+    stored: Stored, judge: Callable[[Known], Known], count: int, counted: int, seed: int = 0
+) -> Iterator[int]:
+    """Make subnets of a supernet known: drawn ones of all sizes, then those that are predicted to be the best of their size.
+
+    A forecast from drawn ones alone is wrong just where it is asked: the subnet with the highest prediction among very many
+    is one that is predicted too high. So the others are proposed by the forecast, in rounds, each of which learns from what
+    the last one proposed (Lu et al. 2020, *NSGANetV2*, section 3, does so while it searches).
+
+    Args:
+        stored: gets them in ``known``.
+        judge: measures the score of a subnet.
+        count: subnets to judge.
+        counted: drawn subnets that are counted besides.
+        seed: of the draw and the proposals.
+
+    Yields:
+        how many are judged, after each; the caller may stop there.
+    """
+    drawn = max(min(count, LEAST_ROWS), round(_DRAWN * count))
+    stored.known = [stored.counted(subnet) for subnet in spread(stored.space, drawn + counted, seed)]
+    done = 0
+    for at in range(min(drawn, len(stored.known))):
+        stored.known[at] = judge(stored.known[at])
+        done += 1
+        yield done
+    for number in range(_JUDGING_ROUNDS):
+        if not LEAST_ROWS <= done < count:
+            return
+        forecast = Forecast(stored, seed)
+        proposals = front(
+            stored.space,
+            forecast.score,
+            forecast.costs["macs_m"],
+            count=-(-(count - done) // (_JUDGING_ROUNDS - number)),
+            seed=seed + number,
+            known=[known.subnet for known in stored.known if known.score is not None],
+        )
+        for subnet in proposals:
+            others = [known for known in stored.known if known.subnet != subnet]
+            stored.known = [*others, judge(stored.counted(subnet))]
+            done += 1
+            yield done
 
 
 class Forecast:

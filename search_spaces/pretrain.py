@@ -38,8 +38,8 @@ from search_spaces._views import (
 )
 from search_spaces.backbones import Backbone, create_backbone, find_backbones
 from search_spaces.convert import convert
-from search_spaces.propose import spread
-from search_spaces.stored import CONVERTED, RESOLUTION, About, Stored, blank, check_rebuilt, load
+from search_spaces.forecast import judge_subnets
+from search_spaces.stored import CONVERTED, RESOLUTION, About, Known, Stored, blank, check_rebuilt, load
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Recipe, Step, train_supernet
 
@@ -47,8 +47,8 @@ from search_spaces.train import Recipe, Step, train_supernet
 _CALIBRATION, _SIDE = 128, 64
 #: Training images from which those are estimated that are judged.
 _JUDGING = 512
-#: Subnets that are counted.
-_COUNTED = 300
+#: Subnets that are counted besides those that are judged.
+_COUNTED = 240
 #: Validation images at a time.
 _BATCH = 250
 
@@ -256,15 +256,16 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         net = step.net
     stored = Stored(about, _cut(net, about), calibration)
     write(stored)
-    judged = _cut(net, about)
-    for number, subnet in enumerate(spread(stored.space, _COUNTED, plan.seed)):
-        known = stored.counted(subnet)
-        if number < plan.judged:
-            score = judge(Stored(about, judged, calibration), subnet)
-            known = dataclasses.replace(known, score=score, images=len(validation))
-            tell(json.dumps({"resolution": subnet[RESOLUTION], "macs": known.macs, "top1": round(score, 4)}))
-        stored.known.append(known)
-    record["subnets"] = [dataclasses.asdict(known) for known in stored.known[: plan.judged]]
+    judged = Stored(about, _cut(net, about), calibration)
+
+    def known(one: Known) -> Known:
+        score = judge(judged, one.subnet)
+        side = one.subnet[RESOLUTION]
+        tell(json.dumps({"resolution": side, "macs": one.macs, "top1": round(score, 4)}))
+        return dataclasses.replace(one, score=score, images=len(validation))
+
+    for _done in judge_subnets(stored, known, plan.judged, _COUNTED, plan.seed):
+        record["subnets"] = [dataclasses.asdict(one) for one in stored.known if one.score is not None]
     write(stored)
     return path
 

@@ -13,6 +13,8 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 #: Subnets of a generation, generations, and the share of a generation that has children.
 POPULATION, GENERATIONS, _PARENTS = 128, 30, 0.25
+#: Sizes that an evolution over all sizes tells apart, and subnets of each that it keeps.
+_SIZES, _OF_A_SIZE = 24, 4
 #: Mean number of dimensions that change in a child.
 _CHANGES = 2.0
 
@@ -164,6 +166,67 @@ def propose(
             broken, scores = np.concatenate([broken, more_broken]), np.concatenate([scores, more_scores])
     order = np.lexsort((-scores, broken))[:count]
     return [codes.subnet(row) for row in rows[order]]
+
+
+def front(
+    space: Space,
+    score: Predict,
+    cost: Predict,
+    *,
+    count: int,
+    seed: int = 0,
+    known: Sequence[Subnet] = (),
+    population: int = POPULATION,
+    generations: int = GENERATIONS,
+) -> list[dict[str, int]]:
+    """Return for each of some limits on a cost the subnet with the highest predicted score within it that is not known.
+
+    One evolution for all limits, in which the best subnets of every size have children (Mouret & Clune 2015,
+    *Illuminating search spaces by mapping elites*).
+
+    Args:
+        space: of the subnets.
+        score: predicts what is to be high.
+        cost: predicts what is limited, above 0.
+        count: limits, on the logarithm evenly spaced between both ends of the space.
+        seed: of everything random.
+        known: subnets to begin with, besides drawn ones and both ends of the space; they are not returned.
+        population: subnets that are born in a generation.
+        generations: of the evolution.
+
+    Returns:
+        different subnets, from the tightest limit to the widest; fewer than limits where some have none.
+    """
+    codes, rng = Codes(space), np.random.default_rng(seed)
+    ends = codes.of([space.smallest(), space.largest()])
+    taken = codes.of(known)
+
+    def judged(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = codes.values(rows)
+        return np.log(np.asarray(cost(values), dtype=float)), np.asarray(score(values), dtype=float)
+
+    least, most = judged(ends)[0]
+    rows = _different(np.concatenate([ends, taken, codes.drawn(population, rng)]))
+    sizes, scores = judged(rows)
+    for _ in range(generations):
+        cell = np.clip((sizes - least) / max(most - least, 1e-9) * _SIZES, 0, _SIZES - 1).astype(int)
+        order = np.lexsort((-scores, cell))
+        place = np.arange(len(order)) - np.searchsorted(cell[order], cell[order])
+        keep = order[place < _OF_A_SIZE]
+        fresh = _different(codes.children(rows[keep], population, rng), rows[keep])
+        more_sizes, more_scores = judged(fresh) if len(fresh) else (sizes[:0], scores[:0])
+        rows = np.concatenate([rows[keep], fresh])
+        sizes, scores = np.concatenate([sizes[keep], more_sizes]), np.concatenate([scores[keep], more_scores])
+    seen = {row.tobytes() for row in taken}
+    free = np.array([row.tobytes() not in seen for row in rows])
+    found = []
+    for limit in np.linspace(least, most, count + 1)[1:]:
+        within = np.flatnonzero(free & (sizes <= limit + 1e-9))
+        if len(within):
+            best = int(within[np.argmax(scores[within])])
+            free[best] = False
+            found.append(codes.subnet(rows[best]))
+    return found
 
 
 def _different(rows: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:

@@ -22,7 +22,6 @@ from automl.training._losses import make_loss
 from automl.training._precision import layout
 from search_spaces.backbones import Backbone, create_backbone
 from search_spaces.convert import convert
-from search_spaces.propose import spread
 from search_spaces.stored import CONVERTED, RESOLUTION, About, Known, Stored, check_rebuilt
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Batch, Recipe, train_supernet
@@ -31,7 +30,7 @@ from search_spaces.train import Batch, Recipe, train_supernet
 _TRAINING = 0.75
 #: Training images that subnets' statistics are estimated from.
 _CALIBRATION = 128
-#: Fewest and most subnets that are judged, and how many are counted besides.
+#: Fewest and most subnets that are judged, and how many are counted besides at least.
 _JUDGED, _COUNTED = (16, 120), 80
 _BATCH = 32
 #: Steps between two reports.
@@ -84,6 +83,8 @@ def supernet_of(
         StoredError: a file of it would hold another one.
         OutOfTime: not even the features can be computed in time.
     """
+    from search_spaces.forecast import judge_subnets  # whose learners take a second to import
+
     began = time.monotonic()
     torch.manual_seed(seed)
     classes, labels = len(dataset.class_names), np.asarray(dataset.labels)
@@ -125,15 +126,15 @@ def supernet_of(
     rows = np.sort(np.random.default_rng(seed).permutation(train)[:_CALIBRATION])
     pixels = torch.from_numpy(np.ascontiguousarray(dataset.images(resolutions[-1])[rows]))
     stored = Stored(about, net.eval(), pixels.permute(0, 3, 1, 2).contiguous())
-    for number, subnet in enumerate(spread(stored.space, _JUDGED[1] + _COUNTED, seed)):
-        late = time.monotonic() - began > 0.95 * seconds
-        if number >= _JUDGED[0] and late:
+
+    def judge(known: Known) -> Known:
+        return judged(stored, known, dataset, validation, objective)
+
+    for done in judge_subnets(stored, judge, _JUDGED[1], _COUNTED, seed):
+        share = (time.monotonic() - began) / seconds
+        if done >= _JUDGED[0] and share > 0.95:
             break
-        known = stored.counted(subnet)
-        if number < _JUDGED[0] or (number < _JUDGED[1] and not late):
-            known = judged(stored, known, dataset, validation, objective)
-            yield min(1.0, (time.monotonic() - began) / seconds)
-        stored.known.append(known)
+        yield min(1.0, share)
     return stored
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces.propose import Codes, propose
+from search_spaces.propose import Codes, front, propose
 from search_spaces.supernet import Dimension, Space
 
 SPACE = Space(
@@ -86,6 +86,26 @@ def test_without_limits_the_best_of_all_is_found_from_a_known_one() -> None:
     values = everything()
     best = CODES.values(CODES.of(propose(SPACE, score, {}, {}, count=1, seed=3, known=[SPACE.largest()])))
     assert score(best)[0] >= np.quantile(score(values), 0.99)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 12))
+def test_a_front_has_nearly_the_best_within_each_limit_and_nothing_known(seed: int, count: int) -> None:
+    values = everything()
+    known = propose(SPACE, score, {"ms": cost}, {"ms": float(np.median(cost(values)))}, count=3, seed=seed)
+    found = front(SPACE, score, cost, count=count, seed=seed, known=known, population=64, generations=20)
+    assert len(found) == count
+    codes = [CODES.text(row) for row in CODES.of([*found, *known])]
+    assert len(set(codes)) == count + 3
+    rows = CODES.values(CODES.of(found))
+    ends = cost(CODES.values(CODES.of([SPACE.smallest(), SPACE.largest()])))
+    limits = np.exp(np.linspace(*np.log(ends), count + 1)[1:])
+    assert (cost(rows) <= limits * (1 + 1e-9)).all()
+    left = np.array([not (row == CODES.values(CODES.of(known))).all(1).any() for row in values])
+    for limit, row in zip(limits, rows, strict=True):
+        best = score(values)[left & (cost(values) <= limit * (1 + 1e-9))].max()
+        assert score(row[None])[0] >= best - 0.03 * abs(best)
+        left &= ~(values == row).all(1)
 
 
 def test_wrong_limits_are_refused() -> None:

@@ -205,8 +205,8 @@ def test_pretraining_writes_a_supernet_that_can_be_loaded(
     path = pretrain.pretrain(_file(tmp_path), tmp_path / "out", plan, lines.append)
     assert path.stat().st_size < 15e6
     stored = load(path)
-    assert stored.about.classes == ("0", "1", "2") and len(stored.known) == 5
-    assert [known.score is None for known in stored.known] == [False] * 3 + [True] * 2
+    assert stored.about.classes == ("0", "1", "2") and len(stored.known) == 8
+    assert [known.score is None for known in stored.known] == [False] * 3 + [True] * 5
     training, validation, names = read_images(tmp_path / "images.npz", "cpu")
     assert (len(training), len(validation), names) == (36, 12, ["0", "1", "2"])
     first = stored.known[0]
@@ -239,7 +239,7 @@ def test_a_pretrained_model_becomes_the_supernet_and_is_judged_on_what_is_held_o
     path = pretrain.pretrain(_file(tmp_path), tmp_path / "out", plan, lambda _line: None)
     stored = load(path)
     assert path.name == "small.safetensors" and stored.about.architecture == "mobilenetv2_035"
-    assert [known.images for known in stored.known] == [12, 12, 0, 0]
+    assert [known.images for known in stored.known] == [12, 12, 0, 0, 0, 0]
     training, _validation, _names = read_images(tmp_path / "images.npz", "cpu")
     own = {image.numpy().tobytes() for image in training.pixels}
     assert len(stored.calibration) == 24 and {image.numpy().tobytes() for image in stored.calibration} <= own
