@@ -28,8 +28,10 @@ from search_spaces.supernet import Subnet
 
 #: Subnets that are measured of a supernet on a device before any is proposed.
 FIRST = 6
-#: Rounds of proposals, and how far a prediction is corrected by what the last ones turned out to cost.
-_ROUNDS, _CORRECTION = 8, (0.7, 1.4)
+#: Rounds of proposals; those of them after enough proposals have kept the limits.
+_ROUNDS, _BETTER = 8, 2
+#: Fewest subnets that are proposed at once, and how far a prediction is corrected by what the last ones turned out to cost.
+_AT_ONCE, _CORRECTION = 2, (0.7, 1.4)
 #: By what a predicted score has to be higher for a subnet to be worth measuring.
 _CLEARLY = 0.002
 #: Costs that are learned from measurements.
@@ -136,7 +138,6 @@ class Subnets:
         top: int,
         say: Callable[[str], None],
         until: float = math.inf,
-        patience: float = math.inf,
     ) -> None:
         """Measure subnets until those that are predicted to be the best within the limits have been measured.
 
@@ -145,19 +146,18 @@ class Subnets:
             top: how many.
             say: tells the user something.
             until: ``time.monotonic()`` after which no more are proposed.
-            patience: seconds after which no more are proposed where ``top`` keep the limits already.
         """
         if len(self._notes) < FIRST:
             say(f"measuring {FIRST} subnets, to learn how fast {self.device.label} is")
             for subnet in spread(self.stored.space, FIRST, self._seed):
                 self.look(subnet)
         held = dict.fromkeys(_LEARNED, 1.0)
-        began = time.monotonic()
+        good = rounds = 0
         for _ in range(_ROUNDS):
-            known = self.measured()
-            enough = sum(not missed(limits, cost) for _, cost in known) >= top
-            if time.monotonic() > (min(until, began + patience) if enough else until):
+            rounds += good >= top
+            if rounds > _BETTER or time.monotonic() > until:
                 return
+            known = self.measured()
             self.forecast.learn(
                 [subnet for subnet, _ in known],
                 {name: [cost[name] for _, cost in known] for name in _LEARNED},
@@ -167,7 +167,7 @@ class Subnets:
                 self.forecast.score,
                 self.forecast.costs,
                 {c.name: c.limit / held.get(c.name, 1.0) for c in limits if c.is_cost},
-                count=top,
+                count=max(top, _AT_ONCE),
                 seed=self._seed,
                 known=[subnet for subnet, cost in known if not missed(limits, cost)],
             )
@@ -182,8 +182,9 @@ class Subnets:
             for name in _LEARNED:
                 ratios = [c[name] / max(guess, 1e-9) for c, guess in zip(found, predicted[name], strict=True)]
                 held[name] = min(max(_middle(ratios), _CORRECTION[0]), _CORRECTION[1])
-            good = sum(not missed(limits, cost) for cost in found)
-            say(f"  {good} of {len(fresh)} proposed subnets keep the limits when they are measured")
+            kept = sum(not missed(limits, cost) for cost in found)
+            good += kept
+            say(f"  {kept} of {len(fresh)} proposed subnets keep the limits when they are measured")
 
     def _promising(self, fresh: Sequence[Subnet], limits: Sequence[Constraint], top: int) -> bool:
         """Whether one of them is predicted to be clearly better than the worst of the best measured ones."""

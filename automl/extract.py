@@ -28,8 +28,6 @@ from search_spaces.predict import TableError
 from search_spaces.stored import RESOLUTION, Stored, StoredError, load
 
 TABLE_FILE = "subnets.csv"
-#: Seconds for which something better is looked for than what keeps the limits already.
-_PATIENCE = 3.0
 #: Stands for the supernet that the package carries.
 EMBEDDED = "embedded"
 
@@ -143,7 +141,7 @@ def extract(
     require_writable(folder, "--out")
     with subnets:
         try:
-            subnets.search(limits, top, tell, patience=_PATIENCE)
+            subnets.search(limits, top, tell)
         except TableError as error:
             raise InputError(f"too little can be learned about {source}: {error}") from None
         found = _written(subnets, limits, folder, top, tell)
