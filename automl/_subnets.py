@@ -29,11 +29,11 @@ from search_spaces.supernet import Subnet
 #: Subnets that are measured of a supernet on a device before any is proposed.
 FIRST = 6
 #: Rounds of proposals; those of them after enough proposals have kept the limits.
-_ROUNDS, _BETTER = 8, 2
-#: Fewest subnets that are proposed at once, and how far a prediction is corrected by what the last ones turned out to cost.
-_AT_ONCE, _CORRECTION = 2, (0.7, 1.4)
+_ROUNDS, _BETTER = 8, 1
+#: How far a prediction is corrected by what the last ones turned out to cost.
+_CORRECTION = (0.7, 1.4)
 #: By what a predicted score has to be higher for a subnet to be worth measuring.
-_CLEARLY = 0.002
+_CLEARLY = 0.005
 #: Costs that are learned from measurements.
 _LEARNED = ("latency_ms", "latency_p95_ms", "memory_mb", "size_mb")
 _NOTED = (*_LEARNED, "params_m", "macs_m", "low")
@@ -167,7 +167,7 @@ class Subnets:
                 self.forecast.score,
                 self.forecast.costs,
                 {c.name: c.limit / held.get(c.name, 1.0) for c in limits if c.is_cost},
-                count=max(top, _AT_ONCE),
+                count=top,
                 seed=self._seed,
                 known=[subnet for subnet, cost in known if not missed(limits, cost)],
             )

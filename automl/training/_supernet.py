@@ -31,7 +31,7 @@ _TRAINING = 0.75
 #: Training images that subnets' statistics are estimated from.
 _CALIBRATION = 128
 #: Fewest and most subnets that are judged, and how many are counted besides at least.
-_JUDGED, _COUNTED = (16, 120), 80
+_JUDGED, _COUNTED = (16, 120), 30
 _BATCH = 32
 #: Steps between two reports.
 _REPORT_EVERY = 20
