@@ -245,9 +245,8 @@ def plain_network(backbone: Backbone) -> nn.Module:
         ValueError: it does not describe a subnet.
     """
     family, _, architecture = backbone.source.partition(":")
-    net = blank(
-        family, architecture, 1, backbone.arguments
-    )  # with a classifier, as the space of some networks ends in it
+    # With a classifier, as the space of some networks ends in it.
+    net = blank(family, architecture, 1, backbone.arguments)
     codes = Codes(net.space)
     built: Any = net.build(codes.subnet(codes.row(backbone.architecture)))
     built.classifier = None
