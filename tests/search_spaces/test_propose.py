@@ -93,7 +93,7 @@ def test_without_limits_the_best_of_all_is_found_from_a_known_one() -> None:
 def test_a_front_has_nearly_the_best_within_each_limit_and_nothing_known(seed: int, count: int) -> None:
     values = everything()
     known = propose(SPACE, score, {"ms": cost}, {"ms": float(np.median(cost(values)))}, count=3, seed=seed)
-    found = front(SPACE, score, cost, count=count, seed=seed, known=known, population=64, generations=20)
+    found = front(SPACE, score, cost, count=count, seed=seed, known=known)
     assert len(found) == count
     codes = [CODES.text(row) for row in CODES.of([*found, *known])]
     assert len(set(codes)) == count + 3
