@@ -162,7 +162,7 @@ def _local(folder: Path) -> Backbone:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = str(config["architecture"])
         settings = config.get("pretrained_cfg") or config
-        arguments = dict(config.get("model_args") or {})
+        arguments = _arguments(config)
         mean, std = (
             tuple(float(value) for value in settings.get(name, default))
             for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
@@ -279,11 +279,19 @@ def _in_hub_cache(hub_id: str) -> bool:
     return _cached(hub_id, "model.safetensors") is not None
 
 
+def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings give to the architecture's function."""
+    given = config.get("model_args") or {}
+    if not isinstance(given, dict):
+        raise TypeError("model_args is no table of names and values")
+    return given
+
+
 def _hub_arguments(hub_id: str) -> dict[str, Any]:
     settings = _cached(hub_id, "config.json")
     try:
         config = json.loads(settings.read_text(encoding="utf-8")) if settings else {}
-        return dict(config.get("model_args") or {})
+        return _arguments(config)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BackboneError(f"its settings cannot be used ({_line(error)}); fetch them again") from None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,21 +51,9 @@ def look_up(backbone: Backbone) -> Counts | None:
         from search_spaces import carried
 
         return carried.counts(backbone)
-    if backbone.family == "timm" and _changed(backbone.source):
+    if not _HARMLESS.issuperset(backbone.arguments):
         return None
     return _table().get(backbone.architecture)
-
-
-def _changed(source: str) -> bool:
-    """Whether a folder of weights has settings of its own for the architecture."""
-    kind, _, folder = source.partition(":")
-    if kind != "local-dir":
-        return False
-    try:
-        settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        return not _HARMLESS.issuperset(settings.get("model_args") or {})
-    except (OSError, ValueError, AttributeError, TypeError):
-        return True
 
 
 @functools.cache

@@ -132,6 +132,9 @@ def test_a_folder_without_a_description_says_what_it_needs(tmp_path: Path) -> No
         '{"architecture": "test_resnet", "pretrained_cfg": {"std": [0.1, 0.0, 0.1]}}',
         '{"architecture": "test_resnet", "pretrained_cfg": {"mean": ["a", "b", "c"]}}',
         '{"architecture": "test_resnet", "pretrained_cfg": {"mean": 0.5}}',
+        '{"architecture": "test_resnet", "model_args": ["stem_size"]}',
+        '{"architecture": "test_resnet", "model_args": ["ab"]}',
+        '{"architecture": "test_resnet", "model_args": "same"}',
     ],
 )
 def test_a_damaged_description_is_one_line(tmp_path: Path, config: str) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import dataclasses
 
 import pytest
 import torch
@@ -81,23 +80,20 @@ def test_our_own_families_are_in_the_table(architecture: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "known"),
+    ("arguments", "known"),
     [
         ({}, True),
-        ({"model_args": {}}, True),
-        ({"model_args": {"pad_type": "same"}}, True),
-        ({"model_args": {"stem_size": 64}}, False),
-        ({"model_args": ["stem_size"]}, False),
-        ([], False),
-        (None, False),
+        ({"pad_type": "same"}, True),
+        ({"stem_width": 64}, False),
+        ({"pad_type": "same", "x": 1}, False),
     ],
 )
-def test_a_folder_with_settings_of_its_own_is_counted_anew(
-    tmp_path: Path, settings: object, known: bool
+@pytest.mark.parametrize("source", ["local-dir:weights/resnet18", "hf-hub:timm/resnet18"])
+def test_a_model_with_settings_of_its_own_is_counted_anew(
+    source: str, arguments: dict[str, object], known: bool
 ) -> None:
-    if settings is not None:
-        (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    assert (look_up(of_timm("resnet18", f"local-dir:{tmp_path}")) is not None) is known
+    backbone = dataclasses.replace(of_timm("resnet18", source), arguments=arguments)
+    assert (look_up(backbone) is not None) is known
 
 
 def test_the_table_is_read_once_and_its_rows_are_plausible() -> None:
