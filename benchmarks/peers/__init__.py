@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from automl.device import cores
 from automl.errors import AutomlError, InputError
+from benchmarks.references import PLAIN_SIDE
 
 if TYPE_CHECKING:
     from automl.data import Dataset
@@ -33,6 +34,8 @@ FOLDER, VARIABLE = "benchmarks/work/peers", "AUTOML_PEERS"
 #: A peer that takes so many times its budget, and so many seconds, hangs.
 _PATIENCE, _SLACK = 3.0, 900.0
 _PARTS = ("train", "validation", "test")
+#: Side of the images that a network is given, as for plain fine-tuning: larger ones leave a processor few epochs.
+_SIDE = PLAIN_SIDE
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class Peer:
     Attributes:
         title: what it is, for tables.
         packages: what pip installs.
+        module: what has to be importable then.
         script: file of this folder that runs in its environment.
     """
 
     title: str
     packages: tuple[str, ...]
+    module: str
     script: str
 
 
@@ -54,6 +59,7 @@ PEERS: Mapping[str, Peer] = {
     "autogluon": Peer(
         "AutoGluon multimodal, fine-tuning the network that does best on frozen features",
         ("autogluon.multimodal>=1.2",),
+        "autogluon.multimodal",
         "autogluon_multimodal.py",
     ),
 }
@@ -80,7 +86,7 @@ def install(name: str) -> Path:
     """Make a peer's environment; what an earlier call finished stays.
 
     Raises:
-        InputError: an unknown name, or pip fails.
+        InputError: an unknown name, pip fails, or what it installed does not work together.
     """
     from automl.errors import did_you_mean
 
@@ -90,11 +96,12 @@ def install(name: str) -> Path:
     if (folder / "installed.json").is_file():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
+    python = str(folder / "bin" / "python")
     for command in (
         [sys.executable, "-m", "venv", str(folder)],
-        [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--progress-bar", "off",
-         *PEERS[name].packages],
-    ):  # fmt: skip
+        [python, *_pip(PEERS[name].packages)],
+        [python, "-c", f"import {PEERS[name].module}"],  # pip may choose builds that do not fit each other
+    ):
         if subprocess.run(command, check=False).returncode:
             raise InputError(f"{name} could not be installed: '{' '.join(command)}' failed")
     found = importlib.metadata.distributions(
@@ -103,6 +110,10 @@ def install(name: str) -> Path:
     versions = {item.metadata["Name"]: item.version for item in found}
     (folder / "installed.json").write_text(json.dumps(versions, indent=1, sort_keys=True))
     return folder
+
+
+def _pip(packages: Sequence[str]) -> list[str]:
+    return ["-m", "pip", "install", "--quiet", "--progress-bar", "off", *packages]
 
 
 def answer(
@@ -133,6 +144,7 @@ def answer(
     write_weights(backbone, work / "weights")
     spec = {
         "classes": len(dataset.class_names), "seconds": seconds, "seed": seed, "threads": cores(),
+        "arguments": dict(backbone.arguments), "side": _SIDE,
     }  # fmt: skip
     (work / "spec.json").write_text(json.dumps(spec))
     # Nothing of this environment is for the other one.
@@ -154,7 +166,7 @@ def answer(
         raise AutomlError(f"{name} judged {len(predicted)} images of {len(dataset.indices('test'))}")
     told: dict[str, Any] = json.loads((work / "told.json").read_text(encoding="utf-8"))
     shutil.rmtree(work, ignore_errors=True)
-    details = {"backbone": backbone.name, **told, "versions": _versions(name)}
+    details = {"backbone": backbone.name, "resolution": _SIDE, **told, "versions": _versions(name)}
     return Answer(predicted, details, told["training_seconds"])
 
 
@@ -181,17 +193,25 @@ def write_images(dataset: Dataset, folder: Path) -> None:
 
 
 def write_weights(backbone: Backbone, folder: Path) -> None:
-    """Write a network without its head as timm's older form: ``config.json`` and ``pytorch_model.bin``."""
+    """Write a network without its head as timm's older form: ``config.json`` and ``pytorch_model.bin``.
+
+    ``probe.npz`` holds an input and what the network makes of it, so that a peer can check that it has built the same one.
+    """
     import torch
 
     from search_spaces.backbones import create_backbone
 
     folder.mkdir()
     network = create_backbone(backbone).eval()
+    images = torch.rand(2, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        width = network(torch.zeros(2, 3, 224, 224)).shape[1]
+        features = network(images)
+    np.savez(folder / "probe.npz", images=images.numpy(), features=features.numpy())
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
-    settings = {"input_size": [3, 224, 224], "mean": list(backbone.mean), "std": list(backbone.std)}
-    (folder / "config.json").write_text(
-        json.dumps({"architecture": backbone.architecture, "num_features": width, "pretrained_cfg": settings})
-    )
+    settings = {"input_size": [3, _SIDE, _SIDE], "mean": list(backbone.mean), "std": list(backbone.std)}
+    about = {
+        "architecture": backbone.architecture,
+        "num_features": features.shape[1],
+        "pretrained_cfg": settings,
+    }
+    (folder / "config.json").write_text(json.dumps(about))

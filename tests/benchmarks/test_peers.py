@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from automl.data import Dataset, load_dataset
@@ -16,7 +18,7 @@ from benchmarks import peers
 from benchmarks.built_in import write
 from benchmarks.methods import METHODS
 from benchmarks.peers.__main__ import main
-from search_spaces.backbones import scratch
+from search_spaces.backbones import create_backbone, scratch
 
 SCRIPT = """
 import csv, json, os, sys
@@ -59,11 +61,14 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(there: Path, monkeypatch: pytest.MonkeyPatch, *, missing: bool = False, fails: bool = False) -> None:
     script = there / "script.py"
     script.write_text(SCRIPT.replace("MISSING", str(missing)).replace("FAILS", str(fails)))
-    monkeypatch.setattr(peers, "PEERS", {"copycat": peers.Peer("a copycat", ("copycat>=1",), str(script))})
+    monkeypatch.setattr(
+        peers, "PEERS", {"copycat": peers.Peer("a copycat", ("copycat>=1",), "copycat", str(script))}
+    )
 
 
 def ask(there: Path, dataset: Dataset) -> peers.Answer:
-    return peers.answer("copycat", dataset, scratch("small_cnn_xs"), there / "work", seconds=7.0, seed=3)
+    backbone = dataclasses.replace(scratch("small_cnn_xs"), arguments={"wide": True})
+    return peers.answer("copycat", dataset, backbone, there / "work", seconds=7.0, seed=3)
 
 
 def test_a_peer_gets_the_split_the_network_and_the_time(
@@ -78,7 +83,8 @@ def test_a_peer_gets_the_split_the_network_and_the_time(
     parts = {part: len(dataset.indices(part)) for part in ("train", "validation", "test")}
     assert found.details["rows"] == parts
     assert found.details["spec"]["seconds"] == 7.0 and found.details["spec"]["seed"] == 3
-    assert found.details["settings"]["num_features"] > 1
+    assert found.details["settings"]["num_features"] > 1 and found.details["resolution"] == 128
+    assert found.details["spec"]["arguments"] == {"wide": True}
     assert found.details["versions"] == {"copycat": "1.2", "torch": "2.0"}
     assert found.details["hidden"] is None
     assert not (there / "work").exists()
@@ -113,6 +119,33 @@ def test_one_that_is_not_installed_says_how(
     monkeypatch.setenv(peers.VARIABLE, str(tmp_path))
     with pytest.raises(InputError, match="make peers ARGS=autogluon"):
         peers.answer("autogluon", dataset, scratch("small_cnn_xs"), tmp_path / "w", seconds=1.0, seed=0)
+
+
+def test_what_cannot_be_imported_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(peers.VARIABLE, str(tmp_path))
+    for module, works in (("json", True), ("nowhere_at_all", False)):
+        monkeypatch.setattr(peers, "PEERS", {module: peers.Peer("nothing", (), module, "")})
+        monkeypatch.setattr("benchmarks.peers._pip", lambda _packages: ["-c", "pass"])
+        if works:
+            peers.install(module)
+            assert peers.python_of(module).exists()
+        else:
+            with pytest.raises(InputError, match="import nowhere_at_all"):
+                peers.install(module)
+            with pytest.raises(InputError, match="is not installed"):
+                peers.python_of(module)
+
+
+def test_the_probe_is_what_the_network_says(tmp_path: Path) -> None:
+    backbone = scratch("small_cnn_xs")
+    torch.manual_seed(0)
+    peers.write_weights(backbone, tmp_path / "weights")
+    network = create_backbone(backbone).eval()
+    network.load_state_dict(torch.load(tmp_path / "weights" / "pytorch_model.bin", weights_only=True))
+    with np.load(tmp_path / "weights" / "probe.npz") as probe, torch.inference_mode():
+        np.testing.assert_allclose(
+            network(torch.from_numpy(probe["images"])).numpy(), probe["features"], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_peers_are_methods_and_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
