@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 #: Draws after which a sampler is taken to be stuck at what was tried already, and random ones after which nothing new is
 #: expected.
 _ATTEMPTS, _RANDOM = 50, 200
+#: Random trials before the estimator of Parzen proposes.
+_STARTUP = 4
 #: Share of a trial's time at which successive halving looks first, and of how many that are there one goes on
 #: (Li et al. 2020, section 5, use 4).
 _FIRST_RUNG, _FACTOR = 1 / 16, 4
@@ -52,6 +55,10 @@ class Searcher:
     brackets: int = 0
     frugal: bool = False
 
+    def seed(self, seed: int) -> int:
+        """A seed of its own, so that two searchers that begin with random draws don't begin with the same ones."""
+        return seed + zlib.crc32(self.title.encode())
+
 
 def _random(seed: int) -> optuna.samplers.BaseSampler:
     import optuna
@@ -62,7 +69,8 @@ def _random(seed: int) -> optuna.samplers.BaseSampler:
 def _tpe(seed: int) -> optuna.samplers.BaseSampler:
     import optuna
 
-    return optuna.samplers.TPESampler(seed=seed)
+    # The default of ten random trials before the first model is more than minutes have time for.
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, constant_liar=True)
 
 
 def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
@@ -194,7 +202,7 @@ class SearcherRun(Run):
         began = time.monotonic()
         self.rounds = None
         self.choose_images()
-        study = Study(self.pool, self.catalog, searcher, self.macs, self.task.seed)
+        study = Study(self.pool, self.catalog, searcher, self.macs, searcher.seed(self.task.seed))
         self.phases = PhasedProposer([], lambda: study, self._refits, self.clock)
         allotment = self.clock.allotment()
         with SearchDisplay(lambda: self.clock.final - began, quiet=self.quiet) as display:

@@ -12,6 +12,7 @@ from automl.candidate import Candidate
 from automl.data import load_dataset
 from automl.task import Task
 from benchmarks import anytime
+from benchmarks.comparison import balanced_accuracy
 from benchmarks.searchers import SEARCHERS, Study, submit_with
 from strategy_pool.strategy import load_catalog, search_space
 from tests.conftest import write_shapes
@@ -53,6 +54,27 @@ def test_the_same_seed_proposes_the_same(name: str) -> None:
     first, again, other = study(name), study(name), study(name, seed=1)
     told = [[one.propose() for _ in range(5)] for one in (first, again, other)]
     assert told[0] == told[1] != told[2]
+
+
+def test_searchers_begin_with_draws_of_their_own() -> None:
+    first = {
+        name: [Study(POOL, CATALOG, one, MACS, one.seed(0)).propose() for _ in range(2)]
+        for name, one in SEARCHERS.items()
+    }
+    assert len({tuple(map(str, proposals)) for proposals in first.values()}) > 3
+
+
+def test_the_estimator_proposes_from_the_fifth_trial_on() -> None:
+    tpe, random = (Study(POOL, CATALOG, SEARCHERS[name], MACS, 3) for name in ("tpe", "random"))
+    same = []
+    for number in range(8):
+        for asked in (tpe, random):
+            candidate = asked.propose()
+            assert candidate is not None
+            asked.observe(candidate, float(candidate.architecture == "b") + number / 100)
+            same.append(candidate)
+    pairs = list(zip(same[::2], same[1::2], strict=True))
+    assert all(one == other for one, other in pairs[:4]) and any(one != other for one, other in pairs[4:])
 
 
 def test_the_estimator_comes_back_to_what_was_good() -> None:
@@ -98,6 +120,10 @@ def test_a_run_exports_its_best_trial_and_tells_its_course(name: str, tmp_path: 
     best = max(one["score"] for one in searched)
     chosen = next(one for one in course["trials"] if one["trial_id"] == told["members"][0]["trial"])
     assert chosen["score"] == best
+    assert len(course["predicted"]) == len(course["curve"]) - 1
+    right = np.asarray(dataset.labels)[dataset.indices("test")]
+    for (_, _, score), predicted in zip(course["curve"], course["predicted"], strict=False):
+        assert score == pytest.approx(balanced_accuracy(right, np.array(predicted)))
     assert course["curve"][-2][1] == best and course["curve"][-1][0] == 20.0
     validation = [point[1] for point in course["curve"][:-1]]
     assert validation == sorted(validation)
