@@ -95,7 +95,8 @@ def told(cell: Cell) -> str:
 def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> dict[str, Any]:
     """Mean scores per dataset and method, the engine's difference to the better one, and their mean.
 
-    A dataset on which a method is still missing shows the better one of those there are; the mean leaves it out.
+    A dataset on which a method is still missing shows the better one of those there are; the mean leaves it out. Where there
+    are limits, scores are compared only on splits on which all methods keep them; ``kept`` counts who does.
     """
     from benchmarks.comparison import over_datasets
     from benchmarks.tables import compare, head, interval
@@ -106,7 +107,8 @@ def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> di
     rows, differences = [], []
     ever = {cell["method"] for cell in cells}
     for name, methods in by_dataset.items():
-        row, difference = compare(methods, resamples=resamples)
+        row, difference = compare(methods, resamples=resamples, usable=_keeps)
+        row["kept"] = {m: [sum(map(_keeps, found.values())), len(found)] for m, found in methods.items()}
         missing = sorted(ever - set(methods))
         rows.append({"dataset": name, **row, "missing": missing})
         if difference is not None and not missing:
@@ -124,6 +126,11 @@ def summarise(suite: str, cells: Sequence[Cell], *, resamples: int = 2000) -> di
     }
 
 
+def _keeps(cell: Cell) -> bool:
+    """Whether a run keeps the limits that it was given."""
+    return not cell["settings"].get("limits") or cell["details"].get("status") == "ok"
+
+
 def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str], note: str) -> str:
     """The table as people read it.
 
@@ -136,7 +143,7 @@ def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str
     from benchmarks.tables import foot, seconds_text, signed, table
 
     rows = summary["datasets"]
-    methods = [m for m in titles if any(m in row["methods"] for row in rows)]
+    methods = [m for m in titles if any(m in row["methods"] or m in row.get("kept", {}) for row in rows)]
     several = len(methods) > 2
     gap_title = (
         f"engine − {'better' if several else methods[-1]} [95 %]" if len(methods) > 1 else "difference"
@@ -145,7 +152,9 @@ def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str
     lines = []
     for row in rows:
         found = [
-            f"{row['methods'][m]['balanced_accuracy']:.3f}" if m in row["methods"] else "" for m in methods
+            (f"{row['methods'][m]['balanced_accuracy']:.3f}" if m in row["methods"] else "–")
+            + _kept(row, m, summary)
+            for m in methods
         ]
         better = row.get("better_reference", "")
         label = f"{better} ({', '.join(row['missing'])} not run)" if better and row["missing"] else better
@@ -174,3 +183,11 @@ def to_markdown(title: str, summary: Mapping[str, Any], titles: Mapping[str, str
             "",
         ]
     )
+
+
+def _kept(row: Mapping[str, Any], method: str, summary: Mapping[str, Any]) -> str:
+    """Where there are limits: how many runs keep them."""
+    if not summary.get("limits") or method not in row["kept"]:
+        return ""
+    kept, count = row["kept"][method]
+    return f" (limits kept in {kept} of {count})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def compare(
     resamples: int,
     each: str = "splits",
     resample_parts: bool = False,
+    usable: Callable[[Mapping[str, Any]], bool] = lambda _cell: True,
 ) -> tuple[dict[str, Any], Difference | None]:
     """Mean scores per method, and the engine's difference to the better reference with its interval.
 
@@ -42,6 +43,7 @@ def compare(
         resamples: of the bootstrap.
         each: what the splits are called in the row.
         resample_parts: see :func:`benchmarks.comparison.paired_difference`.
+        usable: cell → whether its score may be compared; a split with one that may not is left out.
 
     Returns:
         the row, and the difference to the better reference (None without one).
@@ -49,7 +51,11 @@ def compare(
     Raises:
         InputError: cells of one split are about different images.
     """
-    splits = sorted(set.intersection(*(set(found) for found in methods.values())))
+    splits = sorted(
+        split
+        for split in set.intersection(*(set(found) for found in methods.values()))
+        if all(usable(found[split]) for found in methods.values())
+    )
     first = next(iter(next(iter(methods.values())).values()))
     row: dict[str, Any] = {
         "images": first["images"],
@@ -167,6 +173,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         f"|{'|'.join('---' for _ in columns)}|",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
+
+
+def points(values: Mapping[str, float]) -> str:
+    """A difference and its interval in percentage points."""
+    mean, low, high = (100 * values[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def signed(values: Mapping[str, float]) -> str:

@@ -264,7 +264,8 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         tell(json.dumps({"resolution": side, "macs": one.macs, "top1": round(score, 4)}))
         return dataclasses.replace(one, score=score, images=len(validation))
 
-    for _done in judge_subnets(stored, known, plan.judged, _COUNTED, plan.seed):
+    counted = _COUNTED if plan.judged else 0  # without scores nothing is proposed, so nothing needs them
+    for _done in judge_subnets(stored, known, plan.judged, counted, plan.seed):
         record["subnets"] = [dataclasses.asdict(one) for one in stored.known if one.score is not None]
     write(stored)
     return path

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.cells import write_text
 from search_spaces.carried import WEIGHTS
 
 if TYPE_CHECKING:
@@ -108,7 +111,8 @@ def _table(name: str, images: Path, file: Path, options: argparse.Namespace) -> 
     own = dataclasses.replace(stored, net=stored.net.to(device), calibration=judging_images(training))
     chosen = choose(own, side, options.subnets, options.seed)
     views = Views(training, 8, Augmentation(), options.seed)
-    rows = _rows(own, chosen, side, views, validation, Path(options.work) / f"{name}.jsonl", options)
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    rows = _rows(own, digest, chosen, side, views, validation, Path(options.work) / f"{name}.jsonl", options)
     return {
         "name": name, "origin": stored.about.origin, "resolution": side, "validation_images": len(validation),
         "rows": rows, **figures(rows, options.resamples, options.seed),
@@ -145,6 +149,7 @@ def choose(stored: Stored, side: int, count: int, seed: int) -> list[dict[str, i
 
 def _rows(
     own: Stored,
+    digest: str,
     chosen: Sequence[Subnet],
     side: int,
     views: Views,
@@ -152,16 +157,13 @@ def _rows(
     file: Path,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """Each subnet's two scores; what an earlier call with the same settings on this commit measured is not repeated."""
-    from benchmarks.environment import environment
+    """Each subnet's two scores; what an earlier call with the same settings and code measured is not repeated."""
+    from benchmarks.environment import sources
     from search_spaces.pretrain import top1
 
-    settings = [
-        environment()["commit"], side, options.steps, options.learning_rate, options.seed, own.about.origin,
-    ]  # fmt: skip
+    settings = [sources(Path(__file__)), side, options.steps, options.learning_rate, options.seed, digest]
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    done = {line["name"]: line for line in lines if line["settings"] == settings}
+    done = {line["name"]: line for line in _whole_lines(file) if line["settings"] == settings}
     rows = []
     with file.open("a", encoding="utf-8") as out:
         for number, subnet in enumerate(chosen):
@@ -182,6 +184,18 @@ def _rows(
                 out.flush()
             rows.append({key: value for key, value in done[name].items() if key != "settings"})
     return rows
+
+
+def _whole_lines(file: Path) -> list[dict[str, Any]]:
+    """What a file of JSON lines holds; one that was broken off while it was written is dropped from it."""
+    if not file.is_file():
+        return []
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            lines.append(json.loads(text))
+    write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+    return lines
 
 
 def tune(

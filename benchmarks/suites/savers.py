@@ -3,13 +3,15 @@
 The same supernet is trained on the same images: for the whole time by the sandwich rule and by one random subnet a step, both
 with all images and resolutions from the first step on, and for a share of that time with progressive resolution, with data
 pruning (InfoBatch), with both, and with neither. Then the same subnets of all of them, with statistics of training images, are
-judged on training images that were held out.
+judged on training images that were held out. All of it with several seeds. What is trained is
+:mod:`search_spaces.pretrain`'s supernet; a submit's is trained more shortly, on fewer images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +55,8 @@ VARIANTS = {
     "both": Variant("both", False, (*_RANDOM, *_PRUNED)),
 }
 REFERENCES = ("sandwich", "random")
+#: A variant is as good as another if the interval of its difference lies above minus this.
+MARGIN = 0.01
 
 
 def run(argv: Sequence[str]) -> int:
@@ -81,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ema", type=float, default=0.99, help="decay of the average of the weights (default %(default)s)")
     add("--held-out", type=int, default=2000, help="training images that are judged on (default %(default)s)")
     add("--subnets", type=int, default=12, help="that are judged (default %(default)s)")
+    add("--seeds", type=int, default=2, help="trainings of each, from --seed on (default %(default)s)")
     add("--resamples", type=int, default=2000, help="of the bootstrap (default %(default)s)")
     return parser
 
@@ -88,44 +93,53 @@ def _parser() -> argparse.ArgumentParser:
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from automl.errors import InputError
     from benchmarks.cells import check_at_least
-    from benchmarks.environment import environment
+    from benchmarks.environment import environment, sources
 
-    check_at_least(options, subnets=2, batch=2, held_out=1, seed=0, resamples=100)
+    check_at_least(options, subnets=2, batch=2, held_out=1, seed=0, seeds=1, resamples=100)
     if not (0 < options.share < 1 and options.seconds > 0):
         raise InputError("--share lies between 0 and 1, --seconds is above 0")
-    files = {name: _trained(name, options) for name in VARIANTS}
-    right = {name: _judged(file, options) for name, file in files.items()}
-    records = {name: json.loads(file.with_suffix(".json").read_text()) for name, file in files.items()}
-    steps = {name: int(record["curve"][-1]["number"]) for name, record in records.items()}
+    options.resolutions = sorted(set(options.resolutions))
+    seeds = range(options.seed, options.seed + options.seeds)
+    # All of a seed, then the next: what is broken off has whole seeds.
+    files = {(name, seed): _trained(name, seed, options) for seed in seeds for name in VARIANTS}
+    right = {name: [_judged(files[name, seed], seed, options) for seed in seeds] for name in VARIANTS}
+    steps = {
+        name: [
+            int(json.loads(files[name, seed].with_suffix(".json").read_text())["curve"][-1]["number"])
+            for seed in seeds
+        ]
+        for name in VARIANTS
+    }
     return {
-        "schema_version": 1, "suite": NAME,
-        **{name: getattr(options, name) for name in ("seconds", "share", "batch", "subnets", "held_out", "seed", "resamples")},
-        "resolutions": list(options.resolutions), "supernet": files["random"].stem, "images": options.images.stem,
+        "schema_version": 2, "suite": NAME,
+        **{name: getattr(options, name) for name in ("seconds", "share", "batch", "subnets", "held_out", "resamples")},
+        "seeds": list(seeds), "resolutions": options.resolutions, "supernet": next(iter(files.values())).stem,
+        "images": options.images.stem, "margin": MARGIN, "sources": sources(),
         "variants": {name: {"steps": steps[name], **scores(right, name, options.resamples, options.seed)} for name in VARIANTS},
         "environment": environment(),
     }  # fmt: skip
 
 
-def _trained(name: str, options: argparse.Namespace) -> Path:
-    """The file of a supernet that was trained in one way; one that is there, made on this commit, is not trained again."""
-    from benchmarks.environment import environment
+def _trained(name: str, seed: int, options: argparse.Namespace) -> Path:
+    """The file of a supernet that was trained in one way; one that is there, made by the same code, is not trained again."""
+    from benchmarks.environment import sources
     from benchmarks.processes import measured
 
-    variant, folder = VARIANTS[name], Path(options.work).resolve() / f"{name}-{options.seed}"
+    variant, folder = VARIANTS[name], Path(options.work).resolve() / f"{name}-{seed}"
     seconds = options.seconds * (1 if variant.whole else options.share)
     words = [
         "--images", str(options.images.resolve()), "--out", str(folder), "--seconds", f"{seconds:g}",
         "--resolutions", *map(str, options.resolutions), "--batch", str(options.batch), "--ema", f"{options.ema:g}",
         "--learning-rate", f"{options.learning_rate:g}", "--held-out", str(options.held_out), "--judged", "0",
-        "--evaluate-every", "1e9", "--seed", str(options.seed), *variant.words,
+        "--evaluate-every", "1e9", "--seed", str(seed), *variant.words,
     ]  # fmt: skip
     if options.backbone:
         words += ["--backbone", options.backbone]
-    asked, memory = json.dumps([environment()["commit"], words]), folder / "asked.json"
+    asked, memory = json.dumps([sources(), words]), folder / "asked.json"
     if not memory.is_file() or memory.read_text() != asked:
-        print(f"{variant.title}: {seconds:.0f} s of training …", file=sys.stderr, flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        memory.unlink(missing_ok=True)
+        print(f"{variant.title}, seed {seed}: {seconds:.0f} s of training …", file=sys.stderr, flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         done = measured(["search_spaces.pretrain", *words], folder / "log.txt", home=folder / "home")
         if done.code != 0:
             raise RuntimeError(f"{name}: exit code {done.code}: {done.why()} (see {done.log})")
@@ -134,7 +148,7 @@ def _trained(name: str, options: argparse.Namespace) -> Path:
     return file
 
 
-def _judged(file: Path, options: argparse.Namespace) -> np.ndarray:
+def _judged(file: Path, seed: int, options: argparse.Namespace) -> np.ndarray:
     """Which of the images that were held out each subnet has right, bool ``[subnets, images]``."""
     import numpy as np
 
@@ -143,18 +157,18 @@ def _judged(file: Path, options: argparse.Namespace) -> np.ndarray:
     from search_spaces.propose import spread
     from search_spaces.stored import RESOLUTION, load
 
-    held_out, training = read_images(options.images, "cpu")[0].parted(options.held_out, options.seed)
+    held_out, training = read_images(options.images, "cpu")[0].parted(options.held_out, seed)
     stored = load(file)
     stored.calibration = judging_images(training)
-    subnets = spread(stored.space, options.subnets, options.seed)
+    subnets = spread(stored.space, options.subnets, seed)
     return np.stack([right(stored.build(one), held_out, one[RESOLUTION]).numpy() for one in subnets])
 
 
-def scores(right: Mapping[str, np.ndarray], name: str, resamples: int, seed: int) -> dict[str, Any]:
-    """Top-1 of the subnets of one variant, and its mean less that of the references, with a bootstrap over images.
+def scores(right: Mapping[str, Sequence[np.ndarray]], name: str, resamples: int, seed: int) -> dict[str, Any]:
+    """Top-1 of the subnets of one variant, and its mean less that of the references, with a bootstrap over seeds and images.
 
     Args:
-        right: variant → bool ``[subnets, images]``, the ends of the space first.
+        right: variant → of each seed bool ``[subnets, images]``, the ends of the space first.
         name: of the variant.
         resamples: of the bootstrap.
         seed: of it.
@@ -162,13 +176,22 @@ def scores(right: Mapping[str, np.ndarray], name: str, resamples: int, seed: int
     import numpy as np
 
     own = right[name]
-    drawn = np.random.default_rng(seed).integers(0, own.shape[1], (resamples, own.shape[1]))
+    images, rng = own[0].shape[1], np.random.default_rng(seed)
+    trainings = rng.integers(0, len(own), (resamples, len(own)))
+    drawn = rng.multinomial(images, np.full(images, 1 / images), (resamples, len(own))) / images
     found: dict[str, Any] = {
-        "mean": float(own.mean()), "smallest": float(own[0].mean()), "largest": float(own[1].mean()),
-    }  # fmt: skip
+        "each": [float(one.mean()) for one in own],
+        **{
+            which: float(np.mean([one[rows].mean() for one in own]))
+            for which, rows in (("mean", slice(None)), ("smallest", 0), ("largest", 1))
+        },
+    }
     for other in REFERENCES:
-        gap = own.mean(0) - right[other].mean(0)
-        low, high = np.percentile(gap[drawn].mean(1), [2.5, 97.5])
+        gap = np.stack(
+            [one.mean(0) - reference.mean(0) for one, reference in zip(own, right[other], strict=True)]
+        )
+        samples = (gap[trainings] * drawn).sum(2).mean(1)
+        low, high = np.percentile(samples, [2.5, 97.5])
         found[f"less {other}"] = {"mean": float(gap.mean()), "low": float(low), "high": float(high)}
     return found
 
@@ -176,19 +199,22 @@ def scores(right: Mapping[str, np.ndarray], name: str, resamples: int, seed: int
 def to_markdown(summary: Mapping[str, Any]) -> str:
     """The table as people read it."""
     from benchmarks.environment import describe
-    from benchmarks.tables import signed, table
+    from benchmarks.tables import points, table
 
     lines = []
     for name, variant in VARIANTS.items():
         one = summary["variants"][name]
         seconds = summary["seconds"] * (1 if variant.whole else summary["share"])
+        gaps = [one[f"less {other}"] if name != other else None for other in REFERENCES]
+        good = [gap is None or gap["low"] > -summary["margin"] for gap in gaps]
         lines.append(
             [
                 variant.title,
                 f"{seconds:.0f}",
-                str(one["steps"]),
+                " + ".join(map(str, one["steps"])),
                 *(f"{100 * one[which]:.1f}" for which in ("smallest", "mean", "largest")),
-                *("" if name == other else signed(one[f"less {other}"]) for other in REFERENCES),
+                *("" if gap is None else points(gap) for gap in gaps),
+                "" if variant.whole else "yes" if all(good) else "no",
             ]
         )
     head = ["training", "seconds", "steps", "smallest top-1 %", "mean", "largest"]
@@ -197,14 +223,19 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             "# Cheaper training of a supernet",
             "",
             f"{summary['supernet']} on {summary['images']}, batches of {summary['batch']} images at "
-            f"{', '.join(map(str, summary['resolutions']))} px; top-1 of {summary['subnets']} subnets on "
-            f"{summary['held_out']} held-out training images.",
+            f"{', '.join(map(str, summary['resolutions']))} px, trained by `python -m search_spaces.pretrain`; top-1 of "
+            f"{summary['subnets']} subnets on {summary['held_out']} held-out training images, mean over seeds "
+            f"{', '.join(map(str, summary['seeds']))}.",
             "",
-            *table([*head, *(f"− {VARIANTS[other].title} [95 %]" for other in REFERENCES)], lines),
+            *table(
+                [*head, *(f"− {VARIANTS[other].title}, points [95 %]" for other in REFERENCES), "as good"],
+                lines,
+            ),
             "",
-            f"All but the first train one random subnet a step. Intervals: paired bootstrap over images, {summary['resamples']} "
-            f"resamples; one training each, seed {summary['seed']}.",
-            f"{describe(summary['environment'])}.",
+            f"All but the first train one random subnet a step. As good: both intervals lie above −{100 * summary['margin']:g} "
+            f"point. Intervals: paired bootstrap over trainings and images, {summary['resamples']} resamples; of "
+            f"{len(summary['seeds'])} trainings each, which is few.",
+            f"{describe(summary['environment'])}; sources {summary['sources']}.",
             "",
         ]
     )

@@ -100,7 +100,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             rows.append(_row(own, subnets, known, validation))
     return {
         "schema_version": 1, "suite": NAME, "origin": stored.about.origin, "device": device.label, "rows": rows,
-        "images": len(validation), "calibration": len(own.calibration), "environment": environment(),
+        "within": options.within, "images": len(validation), "calibration": len(own.calibration), "environment": environment(),
     }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     from benchmarks.environment import describe
     from benchmarks.tables import table
 
-    count = summary["images"]
+    count, within = summary["images"], summary.get("within", [])
     lines = []
     for row in sorted(summary["rows"], key=lambda row: row["macs_m"]):
         ends = binomtest(row["right"], count).proportion_ci(method="wilson")
@@ -178,7 +178,13 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             "",
             f"Multiply-accumulates and parameters without the classifier. Latency: median of one image, measured on the "
             f"exported file. *stored*: the score that the supernet's file has. Top-1: of the file, on {count} validation "
-            f"images; statistics of {summary['calibration']} training images.",
+            f"images; statistics of {summary['calibration']} training images."
+            + (
+                f" Those with the best stored score within {', '.join(f'{most:g}' for most in within)} M MACs are among them; "
+                "where stored scores are of these same images, their top-1 is flattered by the choice."
+                if within
+                else ""
+            ),
             f"{describe(summary['environment'])}.",
             "",
         ]

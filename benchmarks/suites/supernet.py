@@ -50,18 +50,21 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     limits = ", ".join(f"`{text}`" for text in summary["limits"])
     note = (
         f"Limits: {limits}. Pretrained networks at hand: {', '.join(summary['weights']) or 'none'}. "
-        f"Time of a run: {budget_text(summary)}; both start with an empty home folder. "
-        + " ".join(_outcomes(name, summary) for name in _TITLES)
+        f"Time of a run: {budget_text(summary)}; both start with an empty home folder. Scores are compared where both keep the "
+        "limits. " + " ".join(_outcomes(name, summary) for name in _TITLES)
     )
     return splits.to_markdown("Supernet: under tight limits", summary, _TITLES, note)
 
 
 def _outcomes(method: str, summary: Mapping[str, Any]) -> str:
-    """How many runs of a method kept the limits, and in how many a subnet won."""
+    """In how many of the compared runs of a method a supernet was trained, and a subnet won."""
     found = [d for row in summary["datasets"] for d in row["methods"].get(method, {}).get("details", [])]
-    kept = sum(one["status"] == "ok" for one in found)
+    trained = sum(one["supernet"] for one in found)
     won = sum(_of_supernet(one["winner"]) for one in found)
-    return f"*{method}*: {kept} of {len(found)} runs keep the limits, {won} by a subnet."
+    return (
+        f"*{method}*: of {len(found)} runs that are compared, {trained} trained a supernet on the images and in {won} a subnet "
+        "won, of that one or of the carried one."
+    )
 
 
 def _of_supernet(winner: Mapping[str, Any]) -> bool:
