@@ -47,20 +47,30 @@ def trials(run_folder: Path, began: float) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: one["ended"])
 
 
-def curve(run_folder: Path, dataset: Dataset, began: float) -> list[list[float | None]]:
-    """``[seconds, validation score, test score]`` of each trial that was the best so far when it ended.
+def curve(
+    run_folder: Path, dataset: Dataset, began: float
+) -> tuple[list[list[float | None]], list[list[int]]]:
+    """``[seconds, validation score, test score]`` of each trial that was the best so far when it ended, and its answers.
 
-    Scores are balanced accuracies. A trial that is quantised at the end is tested as it was trained.
+    Scores are balanced accuracies, answers the class of each test image. A trial that is quantised at the end is tested as
+    it was trained.
 
     Args:
         run_folder: of a submit.
         dataset: the same images and split.
         began: when the run began, on ``time.time()``.
     """
+    import numpy as np
+
     from automl.search import TrialStore
+    from automl.training import load_model
+    from benchmarks.comparison import balanced_accuracy
 
     specs = {spec.trial_id: spec for spec, _ in TrialStore(run_folder).finished()}
+    index = dataset.indices("test")
+    labels = np.asarray(dataset.labels)[index]
     found: list[list[float | None]] = []
+    answers: list[list[int]] = []
     best = float("-inf")
     for trial in trials(run_folder, began):
         score, folder = trial["score"], run_folder / "search" / "trials" / trial["trial_id"]
@@ -69,21 +79,11 @@ def curve(run_folder: Path, dataset: Dataset, began: float) -> list[list[float |
         if not (folder / "model.safetensors").exists():
             continue
         best = score
-        test = test_score(folder, dataset, specs[trial["trial_id"]].candidate.resolution)
-        found.append([trial["ended"], score, test])
-    return found
-
-
-def test_score(folder: Path, dataset: Dataset, side: int) -> float:
-    """Balanced accuracy of a trial's model on the test images."""
-    import numpy as np
-
-    from automl.training import load_model
-    from benchmarks.comparison import balanced_accuracy
-
-    index = dataset.indices("test")
-    predicted = _predicted(load_model(folder), dataset.images(side), index)
-    return balanced_accuracy(np.asarray(dataset.labels)[index], predicted)
+        side = specs[trial["trial_id"]].candidate.resolution
+        predicted = _predicted(load_model(folder), dataset.images(side), index)
+        found.append([trial["ended"], score, balanced_accuracy(labels, predicted)])
+        answers.append(predicted.tolist())
+    return found, answers
 
 
 def _predicted(model: Any, level: Any, index: np.ndarray) -> np.ndarray:
@@ -98,12 +98,18 @@ def _predicted(model: Any, level: Any, index: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def again(model: Path) -> dict[str, float]:
+    """``latency_ms`` and ``size_mb`` of a file as :mod:`benchmarks.remeasure` measures them."""
+    found = remeasure([str(model)], _ROUNDS, _SECONDS)["files"][str(model)]
+    return {"latency_ms": found["median_ms"], "size_mb": found["bytes"] / 1e6}
+
+
 def told(
     run_folder: Path, dataset: Dataset, began: float, result: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """All of a run that a suite keeps: ``status``, ``costs``, ``again``, ``curve``, ``trials``; the curve ends with the result.
+    """All of a run that a suite keeps: ``status``, ``costs``, ``again``, ``curve``, ``predicted``, ``trials``.
 
-    ``again`` is what :mod:`benchmarks.remeasure` says of the exported file, ``latency_ms`` and ``size_mb``.
+    The curve ends with the result; ``predicted`` are the answers of the others (:func:`curve`). ``again`` is what :mod:`benchmarks.remeasure` says of the exported file, ``latency_ms`` and ``size_mb``.
 
     Args:
         run_folder: of a submit.
@@ -113,13 +119,12 @@ def told(
         seconds: that the run took.
     """
     test = result["metrics"]["test"].get("balanced_accuracy", {})
-    points = curve(run_folder, dataset, began)
-    model = str(run_folder / result["model"])
-    again = remeasure([model], _ROUNDS, _SECONDS)["files"][model]
+    points, answers = curve(run_folder, dataset, began)
     return {
         "status": result["status"],
         "costs": result["costs"],
-        "again": {"latency_ms": again["median_ms"], "size_mb": again["bytes"] / 1e6},
+        "again": again(run_folder / result["model"]),
         "curve": [*points, [round(seconds, 2), None, test.get("value")]],
+        "predicted": answers,
         "trials": trials(run_folder, began),
     }

@@ -25,7 +25,9 @@ from typing import Any
 #: Data files with such a name are called after their folder.
 _PLAIN_NAMES = frozenset({"images", "data", "dataset", "labels", "manifest"})
 #: A cell that takes so many seconds beside ten times its budget hangs; the others go on without it.
-_PATIENCE = 3600.0
+_PATIENCE = 900.0
+#: How often a cell is begun whose process was killed.
+_ATTEMPTS = 2
 #: Seconds that processes have to end when they are told to.
 _GRACE = 10.0
 
@@ -46,6 +48,7 @@ class Suite:
         summarise: cells and arguments → the table as plain JSON values.
         to_markdown: the table as people read it.
         between: called with specs and arguments between the cells and the table; nothing by default.
+        before: likewise before the cells.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Suite:
     summarise: Callable[[list[dict[str, Any]], argparse.Namespace], dict[str, Any]]
     to_markdown: Callable[[Mapping[str, Any]], str]
     between: Callable[[Sequence[Spec], argparse.Namespace], None] | None = None
+    before: Callable[[Sequence[Spec], argparse.Namespace], None] | None = None
 
 
 def run_suite(suite: Suite, argv: Sequence[str]) -> int:
@@ -68,6 +72,8 @@ def run_suite(suite: Suite, argv: Sequence[str]) -> int:
         if options.table_only:
             failed = []
         else:
+            if suite.before is not None:
+                suite.before(specs, options)
             failed = run_cells(specs, suite.module, suite.told)
             if suite.between is not None:
                 suite.between(specs, options)
@@ -337,13 +343,21 @@ def run_cells(specs: Sequence[Spec], module: str, told: Callable[[Cell], str]) -
     for number, spec in enumerate(specs, 1):
         label = f"[{number}/{len(specs)}] {spec['label']}"
         if Path(spec["target"]).exists():
-            print(f"{label}: is there", file=sys.stderr)
+            kept = json.loads(Path(spec["target"]).read_text()).get("failed")
+            print(f"{label}: is there{f', without a model: {kept}' if kept else ''}", file=sys.stderr)
+            if kept:
+                failed.append(f"{label}: {kept}; remove {spec['target']} to try again")
             continue
         print(f"{label} …", file=sys.stderr, flush=True)
         log = Path(spec["work"]) / "log.txt"
         began = time.monotonic()
-        with _alone(Path(spec["work"]), label):
-            code = _run(spec, module, log)
+        with _alone(Path(spec["work"]), label) as lock:
+            for _ in range(_ATTEMPTS):
+                code = _run(spec, module, log, lock)
+                killed = code < 0 or code > 128
+                if not killed:
+                    break
+                print("  its process was killed", file=sys.stderr)
         if code == 0:
             (cell,) = read_cells([spec])
             print(f"  {told(cell)} in {cell['seconds']:.0f} s", file=sys.stderr)
@@ -354,7 +368,8 @@ def run_cells(specs: Sequence[Spec], module: str, told: Callable[[Cell], str]) -
             raise InputError(last.removeprefix("error: "))
         failed.append(f"{label}: exit code {code}: {last} (see {log})")
         print(f"  failed: {last}", file=sys.stderr)
-        if spec.get("keeps_failures"):
+        # Who kills a process says nothing of the method.
+        if not killed and spec.get("keeps_failures"):
             _keep_failure(spec, last, time.monotonic() - began)
             print(
                 f"  it counts as a run without a model; remove {spec['target']} to try again", file=sys.stderr
@@ -374,8 +389,8 @@ def _keep_failure(spec: Spec, why: str, seconds: float) -> None:
 
 
 @contextmanager
-def _alone(work: Path, label: str) -> Iterator[None]:
-    """Keep others from measuring the same cell at the same time."""
+def _alone(work: Path, label: str) -> Iterator[int]:
+    """Keep others from measuring the same cell at the same time; the descriptor of the lock."""
     from automl.errors import InputError
 
     work.mkdir(parents=True, exist_ok=True)
@@ -386,10 +401,10 @@ def _alone(work: Path, label: str) -> Iterator[None]:
             raise InputError(
                 f"{label} is being measured by another process; wait for it, or give another --work folder"
             ) from None
-        yield
+        yield handle.fileno()
 
 
-def _run(spec: Spec, module: str, log: Path) -> int:
+def _run(spec: Spec, module: str, log: Path, lock: int) -> int:
     from automl.machine import KEEP_PAGES
 
     work = Path(spec["work"])
@@ -398,6 +413,8 @@ def _run(spec: Spec, module: str, log: Path) -> int:
     home = work / "home" if spec["alone"] else Path(spec["shared"]) / "home"
     if spec["alone"]:
         shutil.rmtree(home, ignore_errors=True)
+        if "known" in spec:
+            shutil.copytree(spec["known"], home)
     (work / "spec.json").write_text(json.dumps(spec))
     environment = {**os.environ, "AUTOML_HOME": str(home)}
     environment.pop("AUTOML_HISTORY", None)
@@ -409,6 +426,7 @@ def _run(spec: Spec, module: str, log: Path) -> int:
         code = run_whole(
             [sys.executable, "-m", module, str(work / "spec.json")], patience,
             stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+            pass_fds=(lock,),  # should this process be killed, the cell's own one still holds it
         )  # fmt: skip
         if code is None:
             code = 1

@@ -112,9 +112,26 @@ def submit_alone(
 
         data = load_dataset(source, seed=seed, columns=columns)
         details["run"] = anytime.told(folder, data, began, told, seconds)
+    details["supernet"] = (folder / "supernet.safetensors").is_file()
     details["own_seconds"] = round(seconds, 2)
     details["members"] = [{key: m.get(key) for key in kept} for m in told.get("members") or []]
     return index[order], predicted[order], names, details
+
+
+def costs_of(backbone: Backbone, side: int, classes: int, work: Path) -> dict[str, float]:
+    """``latency_ms`` and ``size_mb`` of a network with a linear head, exported by the engine and measured on one thread.
+
+    Neither depends on what its weights are, so it is not trained.
+    """
+    from automl._bench import untrained
+    from automl.export import export_onnx
+    from benchmarks.anytime import again
+
+    file = work / "untrained.onnx"
+    export_onnx(untrained(backbone, classes), side, file)
+    found = again(file)
+    file.unlink()
+    return found
 
 
 def check_same(index: np.ndarray, test: np.ndarray) -> None:

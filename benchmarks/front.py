@@ -15,6 +15,7 @@ import numpy as np
 
 from automl.wording import plural
 from benchmarks import plots
+from benchmarks.matrix import timed
 from benchmarks.standings import incumbents, mean_scores, ranks, records
 from benchmarks.tables import ENGINE, budget_text, foot, table
 
@@ -111,6 +112,8 @@ def text(runs: pd.DataFrame, summary: Mapping[str, Any], picture: str, folder: s
     )
     gaps = summary["engine - other"]
     rows.append(["engine − it, points", *(_points(gaps[m]) if m in gaps else "" for m in methods)])
+    times = summary["times"]
+    rows.append(["time of the engine / its time", *(timed(times[m]) if m in times else "" for m in methods)])
     rows.append(["runs over a limit", *(_over(runs, m) for m in methods)])
     seeds = sorted({int(seed) for seed in runs["seed"]})
     tested = [int(n) for n in (runs["n_test"].min(), runs["n_test"].max())]
@@ -118,8 +121,9 @@ def text(runs: pd.DataFrame, summary: Mapping[str, Any], picture: str, folder: s
         [
             f"Balanced accuracy in percent on {tested[0]:,} to {tested[1]:,} test images, mean over {plural(len(seeds), 'seed')} "
             f"({', '.join(map(str, seeds))}), {budget_text(summary)} for each run: of the engine and of searchers from reading the "
-            "images to the measured file, of others for training alone. Ranks say nothing of limits. A rank's 95 % interval "
-            "draws data sets, that of a difference images (paired bootstrap).",
+            "images to the measured file, of others for training alone. Ranks say nothing of limits. Times: median share of the "
+            "other method's time after which the engine has that method's final score for good. The 95 % intervals of ranks "
+            "and times draw data sets, that of a difference images (paired bootstrap).",
             "",
             *table(["task", *methods], rows),
             "",

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from automl.wording import plural
 from benchmarks.cells import (
     Cell,
+    Spec,
     Suite,
     check_at_least,
     chosen,
@@ -27,14 +31,14 @@ from benchmarks.cells import (
     run_suite,
     sources,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
+from benchmarks.frames import runs_frame, trials_frame
+from benchmarks.gaps import gaps
 
 MODULE = "benchmarks.suites._quality_cell"
 #: Tasks whose images come with packages.
 BUILT_IN = "built-in:"
-_FIELDS = {"summary", "title", "budget", "seeds", "methods", "tasks", "full"}
+_FIELDS = {"summary", "title", "budget", "seeds", "methods", "tasks", "known_device", "full"}
+_OPTIONAL = {"title", "known_device", "full"}
 _OF_TASK = {"name", "data", "columns", "limits", "budget"}
 
 
@@ -73,6 +77,8 @@ class Matrix:
         methods: names.
         budget: of a run, text.
         seeds: how many; they are 0, 1, ….
+        known_device: whether what networks cost on the machine is measured once, before all runs, as it is known after a
+            user's first submit; else every run measures it anew.
         full: fields that ``--scale full`` changes.
     """
 
@@ -83,6 +89,7 @@ class Matrix:
     methods: tuple[str, ...]
     budget: str
     seeds: int
+    known_device: bool
     full: Mapping[str, Any]
 
     def at(self, scale: str) -> Matrix:
@@ -117,7 +124,7 @@ def read_matrix(file: Path) -> Matrix:
         for name in sorted(needed - set(given)):
             raise MatrixError(f"{file.name}: {where} has no '{name}'")
 
-    check(values, _FIELDS, _FIELDS - {"full", "title"}, "the suite")
+    check(values, _FIELDS, _FIELDS - _OPTIONAL, "the suite")
     check(values.get("full", {}), {"budget", "seeds", "methods"}, set(), "'full'")
     tasks = []
     for task in values["tasks"]:
@@ -136,6 +143,7 @@ def read_matrix(file: Path) -> Matrix:
         tuple(values["methods"]),
         values["budget"],
         values["seeds"],
+        values.get("known_device", False),
         values.get("full", {}),
     )
 
@@ -151,6 +159,7 @@ def run(file: Path, argv: Sequence[str]) -> int:
         module=MODULE,
         parser=_parser(matrix),
         plan=lambda options: plan(matrix, options),
+        before=prepare,
         told=_told,
         summarise=lambda cells, options: summarise(matrix, cells, options),
         to_markdown=lambda summary: to_markdown(matrix, summary),
@@ -207,11 +216,52 @@ def plan(matrix: Matrix, options: argparse.Namespace) -> list[dict[str, Any]]:
                     alone=METHODS[method].alone,
                     limits=list(task.limits),
                     anytime=True,
+                    **({"known_device": True} if matrix.known_device else {}),
                 )
                 | {"keeps_failures": True}
+                | ({"known": _known(options)} if matrix.known_device and METHODS[method].alone else {})
                 for method in methods
             ]
     return specs
+
+
+def _known(options: argparse.Namespace) -> str:
+    """Folder of what is known of the machine."""
+    return str(Path(options.work).resolve() / "known")
+
+
+def prepare(specs: Sequence[Spec], options: argparse.Namespace) -> None:
+    """Check that the peers of runs that are missing are installed, and measure what is to be known of the machine.
+
+    Raises:
+        InputError: a peer is not installed, or the measuring failed.
+    """
+    from automl.errors import InputError
+    from benchmarks.peers import PEERS, python_of
+
+    missing = [spec for spec in specs if not Path(spec["target"]).exists()]
+    for method in sorted({spec["identity"]["method"] for spec in missing} & set(PEERS)):
+        python_of(method)
+    asked = {
+        json.dumps([spec["source"], spec["settings"]["columns"], spec["settings"]["limits"]]): spec
+        for spec in missing
+        if "known" in spec and spec["settings"]["limits"]
+    }
+    if not asked:
+        return
+    print(
+        f"measuring what networks cost here, for {plural(len(asked), 'task')} …", file=sys.stderr, flush=True
+    )
+    known = Path(_known(options))
+    known.mkdir(parents=True, exist_ok=True)
+    file = Path(options.work).resolve() / "known.json"
+    file.write_text(json.dumps(list(asked.values())))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.known_device", str(file)],
+        env={**os.environ, "AUTOML_HOME": str(known)}, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise InputError("what networks cost here could not be measured")
 
 
 def _path(task: Task, options: argparse.Namespace) -> Path:
@@ -231,115 +281,54 @@ def _told(cell: Cell) -> str:
     return f"{balanced_accuracy(cell['labels'], cell['predicted']):.3f}"
 
 
-def runs_frame(cells: Sequence[Cell]) -> pd.DataFrame:
-    """One row per run, as :func:`benchmarks.page.page` reads them."""
-    import pandas as pd
-
-    return pd.DataFrame([_row(cell) for cell in cells])
-
-
-def _row(cell: Cell) -> dict[str, Any]:
-    import numpy as np
-
-    from automl.evaluation.metrics import interval
-
-    if "failed" in cell:
-        return _failed_row(cell)
-    labels, predicted = cell["labels"], cell["predicted"]
-    classes = list(cell["classes"])
-    shares = np.full((len(labels), len(classes)), 1 / len(classes))
-    score = interval("balanced_accuracy", None, labels, shares, predicted, classes, cell["groups"])
-    found = cell["details"].get("run") or {}
-    costs = found.get("costs") or {}
-    ended = [one["ended"] for one in found.get("trials", []) if one["status"] == "completed"]
-    nothing = float("nan")
-    return {
-        "task": cell["dataset"], "method": cell["method"], "seed": cell["split"],
-        "budget": float(cell["settings"]["budget"]), "seconds": float(cell["seconds"]),
-        "status": found.get("status") or ("unchecked" if cell["settings"]["limits"] else "ok"), "score": score.value, "low": score.low, "high": score.high,
-        "n_test": len(labels), "limits": json.dumps(cell["settings"]["limits"]), "broken": _broken(cell["settings"]["limits"], found.get("again")),
-        **{name: float(costs.get(name, nothing)) for name in ("latency_ms", "size_mb", "macs_m")},
-        "first_seconds": min(ended, default=nothing), "trials": len(ended),
-        "calibration": float(cell["details"].get("calibration", nothing)),
-        "curve": json.dumps(found.get("curve") or [[float(cell["seconds"]), None, score.value]]),
-        "commit": cell["environment"]["commit"],
-    }  # fmt: skip
-
-
-def _failed_row(cell: Cell) -> dict[str, Any]:
-    nothing = float("nan")
-    return {
-        "task": cell["dataset"], "method": cell["method"], "seed": cell["split"],
-        "budget": float(cell["settings"]["budget"]), "seconds": float(cell["seconds"]), "status": "failed",
-        **dict.fromkeys(("score", "low", "high", "n_test"), nothing),
-        "limits": json.dumps(cell["settings"]["limits"]), "broken": -1,
-        **dict.fromkeys(("latency_ms", "size_mb", "macs_m", "first_seconds"), nothing), "trials": 0,
-        "calibration": nothing, "curve": "[]", "commit": cell["environment"]["commit"],
-    }  # fmt: skip
-
-
-def _broken(limits: Sequence[str], again: Mapping[str, float] | None) -> int:
-    """How many limits on latency and size a file breaks that was measured again; -1 where none was."""
-    from automl.task import Constraint
-
-    if again is None:
-        return -1
-    parsed = [Constraint.parse(text) for text in limits]
-    return sum(not limit.satisfied(again[limit.name]) for limit in parsed if limit.name in again)
-
-
-def trials_frame(cells: Sequence[Cell]) -> pd.DataFrame:
-    """One row per trial."""
-    import pandas as pd
-
-    columns = [
-        "task", "method", "seed", "trial_id", "candidate", "purpose", "status", "score", "began", "ended",
-    ]  # fmt: skip
-    rows = [
-        {"task": cell["dataset"], "method": cell["method"], "seed": cell["split"], **trial}
-        for cell in cells
-        for trial in (cell.get("details", {}).get("run") or {}).get("trials", [])
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def summarise(matrix: Matrix, cells: Sequence[Cell], options: argparse.Namespace) -> dict[str, Any]:
-    """Scores of each task and method, ranks, and the engine's differences; writes the frames and the page."""
-    from benchmarks.comparison import over_datasets
+    """Scores of each task and method, ranks, times, and the engine's differences; writes the frames and the page."""
     from benchmarks.page import page, ranks
-    from benchmarks.standings import mean_scores
-    from benchmarks.tables import head, interval, method_difference
+    from benchmarks.standings import mean_scores, times_to_reference
+    from benchmarks.tables import head
 
     folder = Path(options.results)
     folder.mkdir(parents=True, exist_ok=True)
     runs, trials = runs_frame(cells), trials_frame(cells)
     # Tasks of the same pictures are no independent witnesses.
-    runs["data"] = runs["task"].map({task.name: task.data for task in matrix.tasks})
+    data = {task.name: task.data for task in matrix.tasks}
+    runs["data"] = runs["task"].map(data)
     runs.to_parquet(folder / f"{matrix.name}-runs.parquet")
     trials.to_parquet(folder / f"{matrix.name}-trials.parquet")
+    kept = (runs["status"] == "ok") & (runs["broken"] <= 0)
     by_task: dict[str, dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
-        if "failed" not in cell:
-            by_task[cell["dataset"]][cell["method"]][cell["split"]] = cell
-    gaps: dict[str, list[Any]] = defaultdict(list)
-    for methods in by_task.values():
-        for other in [name for name in methods if name != "engine" and "engine" in methods]:
-            found = method_difference(methods, other, resamples=options.resamples)
-            if found is not None:
-                gaps[other].append(found)
-    means = mean_scores(runs)
+        by_task[cell["dataset"]][cell["method"]][cell["split"]] = cell
+    speeds = runs["calibration"].dropna() / (runs["calibration"].median() or 1.0)
     summary = {
         **head(matrix.name, cells, metric="balanced_accuracy", resamples=options.resamples),
-        "tasks": {task: {m: round(v, 5) for m, v in found.items()} for task, found in means.items()},
-        "seeds": {task: {m: sorted(found) for m, found in by_task[task].items()} for task in by_task},
+        "tasks": {
+            task: {m: round(v, 5) for m, v in found.items()} for task, found in mean_scores(runs).items()
+        },
+        "seeds": {
+            task: {
+                m: sorted(split for split, cell in found.items() if "failed" not in cell)
+                for m, found in by_task[task].items()
+            }
+            for task in by_task
+        },
         "ranks": ranks(runs),
-        "engine - other": {
-            other: {**interval(over_datasets(found)), "tasks": len(found)} for other, found in gaps.items()
+        "ranks where a run over a limit counts as 0": ranks(runs.assign(score=runs["score"].where(kept))),
+        "engine - other": gaps(by_task, data, options.resamples),
+        "engine at the other's time - other": gaps(by_task, data, options.resamples, runs),
+        "times": times_to_reference(runs),
+        "over a limit": {
+            m: int(((rows["status"] == "infeasible") | (rows["broken"] > 0)).sum())
+            for m, rows in runs.groupby("method")
         },
         **{
             status: {m: int((rows["status"] == status).sum()) for m, rows in runs.groupby("method")}
-            for status in ("infeasible", "unchecked", "failed")
+            for status in ("unchecked", "failed")
         },
+        "trials": {m: float(rows["trials"].mean()) for m, rows in runs.groupby("method")},
+        "calibration": [round(float(speeds.min()), 4), round(float(speeds.max()), 4)]
+        if len(speeds)
+        else None,
     }
     note = _note(summary)
     (folder / f"{matrix.name}.html").write_text(page(matrix.title, runs, trials, note), encoding="utf-8")
@@ -349,25 +338,42 @@ def summarise(matrix: Matrix, cells: Sequence[Cell], options: argparse.Namespace
 def _note(summary: Mapping[str, Any]) -> str:
     from benchmarks.tables import budget_text, foot
 
-    return f"Time of a run: {budget_text(summary)}. {foot(summary)}."
+    note = f"Time of a run: {budget_text(summary)}. {foot(summary)}."
+    if summary["calibration"] is not None:
+        low, high = summary["calibration"]
+        note += f" A fixed piece of training took {low:.2f} to {high:.2f} of its median time, once beside each run."
+    return note
 
 
 def to_markdown(matrix: Matrix, summary: Mapping[str, Any]) -> str:
     """The table as people read it."""
     from benchmarks.methods import METHODS
-    from benchmarks.tables import signed, table
+    from benchmarks.tables import points, table
 
     methods = [m for m in METHODS if any(m in scores for scores in summary["tasks"].values())]
     lines = [
         [task, *(f"{scores[m]:.3f}" if m in scores else "" for m in methods)]
         for task, scores in summary["tasks"].items()
     ]
-    ranked = summary["ranks"]["average"]
-    lines.append(["**average rank**", *(f"{ranked[m]:.2f}" if m in ranked else "" for m in methods)])
-    gaps = summary["engine - other"]
-    lines.append(["**engine − it [95 %]**", *(signed(gaps[m]) if m in gaps else "" for m in methods)])
-    lines.append(["limits not kept", *(_not_kept(summary, m) for m in methods)])
+    for name, key in (
+        ("average rank [95 %]", "ranks"),
+        ("the same, a run over a limit counting as 0", "ranks where a run over a limit counts as 0"),
+    ):
+        lines.append([f"**{name}**", *(ranked(summary[key], m) for m in methods)])
+    for name, key in (
+        ("engine − it, points [95 %]", "engine - other"),
+        ("the same after its time", "engine at the other's time - other"),
+    ):
+        found = summary[key]
+        lines.append([f"**{name}**", *(points(found[m]) if m in found else "" for m in methods)])
+    times = summary["times"]
+    lines.append(
+        ["**time of the engine / its time**", *(timed(times[m]) if m in times else "" for m in methods)]
+    )
+    lines.append(["runs in which the engine never reaches it", *(_never(times.get(m)) for m in methods)])
+    lines.append(["runs over a limit", *(_over(summary, m) for m in methods)])
     lines.append(["runs without a model", *(str(summary["failed"].get(m, "")) for m in methods)])
+    lines.append(["trials of a run", *(_trials(summary, m) for m in methods)])
     seeds = sorted({seed for task in summary["seeds"].values() for found in task.values() for seed in found})
     return "\n".join(
         [
@@ -378,8 +384,11 @@ def to_markdown(matrix: Matrix, summary: Mapping[str, Any]) -> str:
             *table(["task", *methods], lines),
             "",
             " ".join(f"*{m}*: {METHODS[m].title}." for m in methods),
-            f"Intervals: paired bootstrap over groups, {summary['resamples']} resamples, mean over tasks that both have. "
-            "Ranks say nothing of limits; a run without a model counts as 0 in means and ranks.",
+            f"Differences: mean over data sets, paired bootstrap over groups of images, {summary['resamples']} resamples; "
+            "after its time: what the engine would have delivered when the other method's last model was trained. Ranks and "
+            "times: data sets are drawn. Times: median share of the other method's time after which the engine has that "
+            "method's final score for good; both from the start of the run to the end of a training. A run without a model "
+            "counts as one that is wrong everywhere.",
             f"{_note(summary)} The runs, with their curves, are in `{matrix.name}-runs.parquet`, drawn in "
             f"`{matrix.name}.html`.",
             "",
@@ -387,10 +396,37 @@ def to_markdown(matrix: Matrix, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _not_kept(summary: Mapping[str, Any], method: str) -> str:
+def ranked(ranks: Mapping[str, Any], method: str) -> str:
+    """A rank and its interval."""
+    if method not in ranks["average"]:
+        return ""
+    average, low, high = (ranks[key][method] for key in ("average", "low", "high"))
+    return f"{average:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def timed(times: Mapping[str, Any]) -> str:
+    """A share of time and its interval."""
+    if not times["pairs"]:
+        return ""
+    middle, low, high = (
+        "∞" if times[key] is None else f"{times[key]:.2f}" for key in ("median", "low", "high")
+    )
+    return f"{middle} [{low}, {high}]"
+
+
+def _never(times: Mapping[str, Any] | None) -> str:
+    return f"{times['never']} of {times['pairs']}" if times and times["pairs"] else ""
+
+
+def _over(summary: Mapping[str, Any], method: str) -> str:
     if summary["unchecked"].get(method):
         return "not measured"
-    return str(summary["infeasible"].get(method, ""))
+    return str(summary["over a limit"].get(method, ""))
+
+
+def _trials(summary: Mapping[str, Any], method: str) -> str:
+    count = summary["trials"].get(method, 0.0)
+    return f"{count:.1f}" if count else ""
 
 
 def command(file: Path) -> Any:

@@ -67,7 +67,10 @@ def logreg(spec: Spec) -> Answer:
     from benchmarks.references import logistic_reference
 
     dataset = dataset_of(spec)
-    return logistic_reference(dataset, child.pretrained(spec), child.features_folder(spec, dataset))
+    backbones = child.pretrained(spec)
+    found = logistic_reference(dataset, backbones, child.features_folder(spec, dataset))
+    chosen = next(b for b in backbones if b.name == found.details["backbone"])
+    return _measured(spec, dataset, chosen, found)
 
 
 def plain(spec: Spec) -> Answer:
@@ -75,16 +78,29 @@ def plain(spec: Spec) -> Answer:
     from benchmarks.references import plain_reference
 
     dataset = dataset_of(spec)
-    return plain_reference(dataset, best_of(spec, dataset), spec["settings"]["budget"], seed=seed_of(spec))
+    chosen = best_of(spec, dataset)
+    found = plain_reference(dataset, chosen, spec["settings"]["budget"], seed=seed_of(spec))
+    return _measured(spec, dataset, chosen, found)
 
 
 def peer(name: str, spec: Spec) -> Answer:
     """Somebody else's engine, given the same backbone as plain fine-tuning."""
     dataset = dataset_of(spec)
-    return peers.answer(
-        name, dataset, best_of(spec, dataset), Path(spec["work"]) / "peer",
+    chosen = best_of(spec, dataset)
+    found = peers.answer(
+        name, dataset, chosen, Path(spec["work"]) / "peer",
         seconds=spec["settings"]["budget"], seed=seed_of(spec),
     )  # fmt: skip
+    return _measured(spec, dataset, chosen, found)
+
+
+def _measured(spec: Spec, dataset: Dataset, backbone: Backbone, answer: Answer) -> Answer:
+    """Where there are limits, what the answering network costs as a file of the engine's kind: ``again`` of the details."""
+    if spec["settings"].get("limits"):
+        answer.details["again"] = child.costs_of(
+            backbone, answer.details["resolution"], len(dataset.class_names), Path(spec["work"])
+        )
+    return answer
 
 
 def best_of(spec: Spec, dataset: Dataset) -> Backbone:

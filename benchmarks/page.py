@@ -32,7 +32,7 @@ __all__ = ["RUNS", "TRIALS", "page", "ranks", "times_to_reference"]
 
 #: Columns of the runs and of the trials.
 RUNS = (
-    "task", "method", "seed", "budget", "seconds", "status", "score", "low", "high", "n_test", "limits", "broken",
+    "task", "method", "seed", "budget", "seconds", "trained", "status", "score", "low", "high", "n_test", "limits", "broken",
     "latency_ms", "size_mb", "macs_m", "first_seconds", "curve",
 )  # fmt: skip
 TRIALS = ("task", "method", "seed", "candidate", "status", "score", "began", "ended")
@@ -47,7 +47,7 @@ def page(title: str, runs: pd.DataFrame, trials: pd.DataFrame, note: str) -> str
             ``n_test`` test images (NaN where the run failed) with its 95 % interval ``low``, ``high``; ``status``
             is ``ok``, ``infeasible``, ``unchecked`` or ``failed``; ``limits`` a JSON list of expressions such as
             ``latency_ms<=5``; ``broken`` the limits that the file breaks when it is measured again (-1: it was
-            not); ``curve`` a JSON list of [seconds, validation score, test score] of the incumbents.
+            not); ``trained`` the seconds after which its last model was trained; ``curve`` a JSON list of [seconds, validation score, test score] of the incumbents.
         trials: one row per trial, with the columns :data:`TRIALS`.
         note: text under the heading; an empty line begins a new paragraph.
 
@@ -263,25 +263,32 @@ def _reference(runs: pd.DataFrame, colours: Mapping[str, int]) -> str:
     rows = []
     for method, row in found.items():
         shares = [s for _, _, s in row["shares"] if s is not None]
-        middle = (
-            f"{100 * row['median']:.0f} %" if row["median"] is not None else "never" if row["pairs"] else "–"
+        middle, low, high = (
+            f"{100 * row[key]:.0f} %" if row[key] is not None else "never"
+            for key in ("median", "low", "high")
         )
         rows.append(
             [
                 _method(method, colours),
-                middle,
+                f"{middle} ({low} to {high})" if row["pairs"] else "–",
                 f"{100 * min(shares):.0f}–{100 * max(shares):.0f} %" if shares else "–",
                 f"{row['never']} of {row['pairs']}",
                 str(row["unscored"]),
                 str(row["unpaired"]),
             ]
         )
-    heads = ["Method", "Median share of its time", "Lowest and highest, where reached", "Never reached"]
+    heads = [
+        "Method",
+        "Median share of its time (95 %)",
+        "Lowest and highest, where reached",
+        "Never reached",
+    ]
     heads += ["Without a score to reach", f"Without a run of {ENGINE}"]
     text = (
-        f"<p>How much of a method's time {ENGINE} needed until it first had that method's final test score, on the same task "
-        "with the same seed: below 100 % it was there earlier. Pairs in which it was never reached count as infinitely long, "
-        "so that “never” stands where they are half or more.</p>"
+        f"<p>How much of a method's time {ENGINE} needed until it had that method's final test score for good, on the same "
+        "task with the same seed: below 100 % it was there earlier. Both times go from the start of a run to the end of the "
+        "training after which the score never fell below it again. Pairs in which it was never reached count as infinitely "
+        "long, so that “never” stands where they are half or more. For the interval data sets are drawn.</p>"
     )
     return text + _table(heads, rows)
 

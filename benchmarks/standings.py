@@ -146,20 +146,41 @@ def _friedman(table: np.ndarray) -> float:
     return float(f.sf((n - 1) * chi / rest, k - 1, (k - 1) * (n - 1))) if rest > 1e-9 else 0.0
 
 
-def incumbents(run: Run) -> list[tuple[float, float]]:
+def incumbents(run: Run, end: str = "seconds") -> list[tuple[float, float]]:
     """The test scores of what a run would have delivered, as (seconds, score) by rising seconds.
 
     They are those points of its ``curve`` whose test score is known and, last, the file that it delivered: its
-    ``score`` at its ``seconds``. A run without a score delivered nothing, so it has none.
+    ``score`` at its ``end``. A run without a score delivered nothing, so it has none.
+
+    Args:
+        run: with ``curve``, ``score`` and ``end``.
+        end: name of the seconds after which the last one is there.
     """
     text = run.get("curve")
     if not known(run.get("score")):
         return []
     found = json.loads(text) if isinstance(text, str) and text else []
     points = sorted(((float(s), float(t)) for s, _, t in found if known(s) and known(t)), key=lambda p: p[0])
-    if known(run.get("seconds")):
-        points.append((max(float(run["seconds"]), points[-1][0] if points else 0.0), float(run["score"])))
+    if known(run.get(end)):
+        last = float(run[end])
+        points = [point for point in points if point[0] <= last]
+        points.append((last, float(run["score"])))
     return points
+
+
+def lasting(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
+    """Seconds from which on what a run would deliver never scores less again; None where its last one does.
+
+    Args:
+        points: of :func:`incumbents`.
+        wanted: score.
+    """
+    found = None
+    for seconds, score in reversed(points):
+        if score < wanted:
+            break
+        found = seconds
+    return found
 
 
 def anytime(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float, float, float]]:
@@ -186,24 +207,31 @@ def anytime(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float
     return out
 
 
-def times_to_reference(runs: pd.DataFrame, engine: str = ENGINE) -> dict[str, dict[str, Any]]:
-    """Share of another method's time after which the engine first has that method's final test score.
+def times_to_reference(
+    runs: pd.DataFrame, engine: str = ENGINE, *, resamples: int = 2000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Share of another method's time after which the engine has that method's final test score for good.
 
     Runs are paired by task and seed (of several engine runs the one with the same budget, else the one with the
-    largest). The score to reach is the other run's ``score``, its time is its ``seconds``, and what the engine
-    has at a time is said by :func:`incumbents`. Scores must not be rounded.
+    largest). Both times are those of :func:`lasting`, so that neither a lucky score that is lost again nor the time after a
+    method's last improvement counts, and both end when the last model is trained, before it is exported and measured.
+    Scores must not be rounded.
 
     Args:
-        runs: with ``task``, ``method``, ``seed``, ``budget``, ``seconds``, ``score`` and ``curve``.
+        runs: with ``task``, ``method``, ``seed``, ``budget``, ``trained``, ``score`` and ``curve``, and ``data`` where tasks
+            may have the same pictures.
         engine: method that is timed.
+        resamples, seed: of the intervals, for which data sets are drawn.
 
     Returns:
         method → ``pairs`` (count), ``never`` (pairs in which the score is never reached, also because the engine
         failed), ``median`` (share over all pairs, a pair without success counting as infinitely long; None where
-        that makes it infinite, or without pairs), ``shares`` ([task, seed, share or None], sorted), ``unpaired``
-        (runs without an engine run) and ``unscored`` (paired runs without a score or time, so nothing to reach).
+        that makes it infinite, or without pairs) with its 95 % interval ``low`` and ``high`` (None likewise), ``shares``
+        ([task, seed, share or None], sorted), ``unpaired`` (runs without an engine run) and ``unscored`` (paired runs
+        without a score or time, so nothing to reach).
     """
     rows = records(runs)
+    data = {run["task"]: str(run.get("data") or run["task"]) for run in rows}
     own: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in rows:
         if run["method"] == engine:
@@ -213,30 +241,48 @@ def times_to_reference(runs: pd.DataFrame, engine: str = ENGINE) -> dict[str, di
         shares, unpaired, unscored = [], 0, 0
         for run in (r for r in rows if r["method"] == method):
             found = own.get((run["task"], run["seed"]))
+            wanted = run["score"] - 10.0**-_DIGITS if known(run["score"]) else math.inf
+            took = lasting(incumbents(run, "trained"), wanted)
             if not found:
                 unpaired += 1
-            elif not known(run["score"]) or not known(run["seconds"]) or run["seconds"] <= 0:
+            elif not took:
                 unscored += 1
             else:
                 budget = run.get("budget")
                 best = max(found, key=lambda r: (r.get("budget") == budget, r.get("budget") or 0.0))
-                wanted = run["score"] - 10.0**-_DIGITS
-                reached = next((s for s, score in incumbents(best) if score >= wanted), None)
-                shares.append(
-                    [run["task"], run["seed"], None if reached is None else reached / run["seconds"]]
-                )
+                reached = lasting(incumbents(best, "trained"), wanted)
+                shares.append([run["task"], run["seed"], None if reached is None else reached / took])
         shares.sort(key=lambda row: (row[0], row[1], math.inf if row[2] is None else row[2]))
-        times = [math.inf if row[2] is None else row[2] for row in shares]
-        middle = statistics.median(times) if times else math.inf
+        by_data: dict[str, list[float]] = defaultdict(list)
+        for task, _, share in shares:
+            by_data[data[task]].append(math.inf if share is None else share)
+        middle, low, high = _median(list(by_data.values()), resamples, seed)
         out[method] = {
-            "pairs": len(times),
-            "never": times.count(math.inf),
-            "median": middle if math.isfinite(middle) else None,
+            "pairs": len(shares),
+            "never": sum(share is None for _, _, share in shares),
+            "median": middle,
+            "low": low,
+            "high": high,
             "shares": shares,
             "unpaired": unpaired,
             "unscored": unscored,
         }
     return out
+
+
+def _median(groups: Sequence[Sequence[float]], resamples: int, seed: int) -> tuple[float | None, ...]:
+    """Median of all values and its 95 % percentile interval, for which groups are drawn; None for what is infinite."""
+    if not groups:
+        return None, None, None
+    rng = np.random.default_rng(seed)
+    drawn = [
+        statistics.median(value for at in rng.integers(len(groups), size=len(groups)) for value in groups[at])
+        for _ in range(resamples)
+    ]
+    # No value between two of the drawn ones is taken, as one of them may be infinite.
+    low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
+    middle = statistics.median(value for group in groups for value in group)
+    return tuple(float(value) if math.isfinite(value) else None for value in (middle, low, high))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -47,11 +47,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def test_a_cell_is_made_once_at_a_time_and_its_process_ends_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "slow_cell.py").write_text(CELL)
-    work = tmp_path / "work"
-    spec: dict[str, Any] = {
-        "label": "slow", "target": str(tmp_path / "cells" / "slow.json"), "work": str(work), "alone": False,
-        "shared": str(tmp_path), "settings": {"budget": 1.0},
-    }  # fmt: skip
+    work, spec = tmp_path / "work", _spec(tmp_path)
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     with subprocess.Popen(
         [sys.executable, "-c", COMMAND, json.dumps([spec])], env={**os.environ, "PYTHONPATH": path}
@@ -64,3 +60,60 @@ def test_a_cell_is_made_once_at_a_time_and_its_process_ends_with_the_command(tmp
         command.send_signal(signal.SIGTERM)
         assert command.wait(60) == 128 + signal.SIGTERM
     until(lambda: not cell.is_running())
+
+
+def test_the_process_of_a_cell_holds_its_lock(tmp_path: Path) -> None:
+    (tmp_path / "slow_cell.py").write_text(CELL)
+    spec = _spec(tmp_path)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, json.dumps([spec])], env={**os.environ, "PYTHONPATH": path}
+    ) as command:
+        until((tmp_path / "work" / "pid").exists)
+        cell = psutil.Process(int((tmp_path / "work" / "pid").read_text()))
+        command.kill()
+    try:
+        with pytest.raises(InputError, match="slow is being measured by another process"):
+            run_cells([spec], "slow_cell", str)
+    finally:
+        cell.kill()
+
+
+def test_a_process_that_is_killed_is_begun_once_more_and_kept_as_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = iter([-9, 143, -9, 1])
+    monkeypatch.setattr("benchmarks.cells.run_whole", lambda *_args, **_options: next(codes))
+    spec = {**_spec(tmp_path), "keeps_failures": True, "identity": {"dataset": "d"}, "weights": []}
+    (told,) = run_cells([spec], "slow_cell", str)
+    assert "exit code 143" in told and not Path(spec["target"]).exists()
+    (told,) = run_cells([spec], "slow_cell", str)
+    assert "exit code 1" in told and "failed" in json.loads(Path(spec["target"]).read_text())
+
+
+def test_what_is_known_of_the_machine_is_there_when_a_cell_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tmp_path / "known"
+    (known / "feasibility").mkdir(parents=True)
+    (known / "feasibility" / "note.json").write_text("1")
+    seen = []
+
+    def run(*_args: Any, **options: Any) -> int:
+        home = Path(options["env"]["AUTOML_HOME"])
+        seen.append(sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()))
+        (home / "more").write_text("of this run")
+        return 1
+
+    monkeypatch.setattr("benchmarks.cells.run_whole", run)
+    spec = {**_spec(tmp_path), "alone": True, "known": str(known)}
+    run_cells([spec], "slow_cell", str)
+    run_cells([spec], "slow_cell", str)
+    assert seen == [["feasibility/note.json"]] * 2
+
+
+def _spec(folder: Path) -> dict[str, Any]:
+    return {
+        "label": "slow", "target": str(folder / "cells" / "slow.json"), "work": str(folder / "work"), "alone": False,
+        "shared": str(folder), "settings": {"budget": 1.0},
+    }  # fmt: skip

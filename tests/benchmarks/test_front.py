@@ -25,7 +25,7 @@ def run(
         "low": score, "high": score, "n_test": 100, "limits": "[]", "broken": -1, "latency_ms": 1.0, "size_mb": 1.0,
         "macs_m": 1.0, "first_seconds": 5.0, "curve": json.dumps(curve),
     }  # fmt: skip
-    return {**base, **more}
+    return {**base, "trained": base["seconds"], **more}
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def folder(tmp_path: Path, runs: pd.DataFrame) -> Path:
     runs.to_parquet(results / "industrial-runs.parquet")
     summary = {
         "engine - other": {"random": {"mean": 0.0125, "low": -0.02, "high": 0.04}}, "budget_seconds": [60.0], "cells": 5,
+        "times": {"random": {"pairs": 2, "median": 0.5, "low": 0.25, "high": None}},
         "commits": ["abc"], "environments": [environment()], "environment": environment(),
     }  # fmt: skip
     (results / "industrial.json").write_text(json.dumps(summary))
@@ -78,6 +79,7 @@ def test_the_table_says_what_the_files_say(folder: Path) -> None:
         ["q", "**62.5**", "50.0"],
         ["average rank", "1.2 (1.0 to 1.5)", "1.8 (1.5 to 2.0)"],
         ["engine − it, points", "+1.2 (-2.0 to +4.0)", ""],
+        ["time of the engine / its time", "0.50 [0.25, ∞]", ""],
         ["runs over a limit", "1", "1"],
     ]
     assert "on 100 to 3,000 test images, mean over 2 seeds (0, 1), 60 s for each run" in text

@@ -81,7 +81,7 @@ def _cell(spec: dict[str, Any]) -> dict[str, Any]:
     identity = spec["identity"]
     cell = judged(spec, RIGHT[identity["method"]], [identity["split"]])
     if identity["method"] == "logreg":
-        return cell
+        return {**cell, "seconds": 3.0}
     trials = [
         {"trial_id": "t0001", "candidate": "a@64/fp32/x", "purpose": "search", "status": "completed", "score": 0.5,
          "began": 1.0, "ended": 6.0},
@@ -89,7 +89,7 @@ def _cell(spec: dict[str, Any]) -> dict[str, Any]:
     run = {
         "status": "ok" if identity["method"] == "engine" else "infeasible",
         "costs": {"latency_ms": 3.0, "size_mb": 1.5, "macs_m": 50.0}, "curve": [[6.0, 0.5, 0.55], [28.0, None, 0.9]],
-        "trials": trials, "again": {"latency_ms": 3.2, "size_mb": 1.5 if identity["method"] == "engine" else 2.5},
+        "predicted": [[0] * 120], "trials": trials, "again": {"latency_ms": 3.2, "size_mb": 1.5 if identity["method"] == "engine" else 2.5},
     }  # fmt: skip
     return {**cell, "details": {"run": run}}
 
@@ -138,10 +138,16 @@ def test_the_cells_the_frames_and_the_page(tmp_path: Path, arguments: list[str],
     assert len(trials) == 8 and set(trials["method"]) == {"engine", "random"}
     told = json.loads((tmp_path / "results" / "made.json").read_text())
     assert told["ranks"]["average"] == {"engine": 1.0, "random": 2.0, "logreg": 3.0}
-    assert told["engine - other"]["logreg"]["low"] > 0.1 and told["infeasible"]["random"] == 4
+    assert told["engine - other"]["logreg"]["low"] > 0.1 and told["over a limit"]["random"] == 4
     text = (tmp_path / "results" / "made.md").read_text()
-    assert "| **average rank** | 1.00 | 2.00 | 3.00 |" in text and str(tmp_path) not in text
-    assert "| limits not kept | 0 | 4 | not measured |" in text
+    assert "| **average rank [95 %]** | 1.00 [1.00, 1.00] | 2.00 [2.00, 2.00] | 3.00 [3.00, 3.00] |" in text
+    assert "| runs over a limit | 0 | 4 | not measured |" in text and str(tmp_path) not in text
+    assert told["ranks where a run over a limit counts as 0"]["average"]["random"] > 2.0
+    # Logistic regression took 3 s, when the engine had nothing yet; random search 6 s, when it had its last model.
+    then = "engine at the other's time - other"
+    assert told[then]["logreg"]["mean"] == pytest.approx(-told["tasks"]["cells"]["logreg"], abs=1e-4)
+    assert told[then]["random"] == told["engine - other"]["random"]
+    assert told["times"]["logreg"]["median"] == pytest.approx(2.0) and told["times"]["random"]["never"] == 0
     page = (tmp_path / "results" / "made.html").read_text()
     assert "<svg" in page and str(tmp_path) not in page
     assert matrix.run(file, arguments) == 0
@@ -169,7 +175,9 @@ def test_a_run_that_fails_counts_as_one_without_a_model(
     assert told["failed"] == {"engine": 0, "logreg": 0, "random": 1}
     assert told["seeds"]["parts"]["random"] == [0]
     assert "| runs without a model | 0 | 1 | 0 |" in said.out
-    assert matrix.run(file, arguments) == 0  # it is kept
+    assert told["engine - other"]["random"]["mean"] > told["engine - other"]["random"]["low"] > 0
+    assert matrix.run(file, arguments) == 1  # it is kept
+    assert "parts-1-random: no trial left a model; remove" in capsys.readouterr().err
     assert len(called) == 12
     (tmp_path / "results" / "cells" / "made" / "parts-1-random.json").unlink()
     replace_child(monkeypatch, matrix.MODULE, _cell)

@@ -27,7 +27,7 @@ def _run(task: str, method: str, score: float, seed: int = 0, **changes: Any) ->
         "low": score - 0.02, "high": score + 0.02, "n_test": 1200, "limits": "[]", "broken": -1, "latency_ms": NOTHING,
         "size_mb": NOTHING, "macs_m": NOTHING, "first_seconds": NOTHING, "curve": "[]",
     }  # fmt: skip
-    return {**base, **changes}
+    return {**base, "trained": changes.get("seconds", base["seconds"]), **changes}
 
 
 def _failed(task: str, method: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -222,6 +222,44 @@ def test_times_to_reference_by_hand() -> None:
     assert found["alone"]["pairs"] == 0 and found["alone"]["unpaired"] == 1
 
 
+def test_a_score_that_is_lost_again_is_not_reached() -> None:
+    lost = _curve((10, 0.6, 0.95), (30, 0.7, 0.7))
+    rows = [
+        _run("t1", "engine", 0.9, curve=lost, seconds=90.0, trained=80.0),
+        _run("t2", "engine", 0.96, curve=lost, seconds=90.0, trained=80.0),
+        *(_run(t, "other", 0.93, seconds=100.0) for t in ("t1", "t2")),
+    ]
+    found = times_to_reference(pd.DataFrame(rows))["other"]
+    assert found["shares"] == [["t1", 0, None], ["t2", 0, pytest.approx(0.8)]]
+
+
+def test_a_method_is_timed_from_where_its_own_score_lasts() -> None:
+    rows = [
+        _run("t", "engine", 0.9, curve=_curve((10, 0.5, 0.85)), seconds=90.0),
+        _run("t", "other", 0.8, curve=_curve((20, 0.4, 0.8), (40, 0.5, 0.82)), seconds=100.0),
+        _run("t", "late", 0.8, curve=_curve((20, 0.4, 0.8), (40, 0.5, 0.79)), seconds=100.0, trained=95.0),
+    ]
+    found = times_to_reference(pd.DataFrame(rows))
+    assert found["other"]["median"] == pytest.approx(0.5)
+    assert found["late"]["median"] == pytest.approx(10 / 95)
+
+
+def test_the_interval_of_times_draws_data_sets() -> None:
+    rows = []
+    for number, seconds in enumerate((20.0, 50.0, 100.0)):
+        rows += [
+            _run(f"t{number}", "engine", 0.9, seconds=10.0, data=f"d{number // 2}"),
+            _run(f"t{number}", "other", 0.9, seconds=seconds, data=f"d{number // 2}"),
+        ]
+    found = times_to_reference(pd.DataFrame(rows))["other"]
+    # Of two data sets, that of the first two tasks or that of the third is drawn twice in a quarter of all cases.
+    assert (found["low"], found["median"], found["high"]) == pytest.approx((0.1, 0.2, 0.35))
+    rows.append(_run("t3", "engine", 0.5, seconds=10.0, data="d2"))
+    rows.append(_run("t3", "other", 0.9, seconds=10.0, data="d2"))
+    found = times_to_reference(pd.DataFrame(rows))["other"]
+    assert found["median"] == pytest.approx(0.35) and found["high"] is None and found["low"] < 0.2
+
+
 def test_a_failed_engine_never_reaches_anything() -> None:
     rows = [_failed("t", "engine", curve=_curve((1, 0.9, 0.9))), _run("t", "other", 0.5)]
     assert times_to_reference(pd.DataFrame(rows))["other"]["never"] == 1
@@ -314,8 +352,8 @@ def test_the_reference_table_counts_what_is_never_reached() -> None:
     runs = pd.DataFrame([_run("t", "engine", 0.5), _run("t", "other", 0.9), _run("t", "weak", 0.4)])
     rows = _rows(_section(page("A suite", runs, _trials(), ""), "reference"))
     assert rows == [
-        ["other", "never", "–", "1 of 1", "0", "0"],
-        ["weak", "100 %", "100–100 %", "0 of 1", "0", "0"],
+        ["other", "never (never to never)", "–", "1 of 1", "0", "0"],
+        ["weak", "100 % (100 % to 100 %)", "100–100 %", "0 of 1", "0", "0"],
     ]
 
 
