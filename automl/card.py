@@ -57,7 +57,7 @@ def card_text(result: Result) -> str:
     """The card as Markdown."""
     from automl.predict import read_labels
 
-    names, sides = read_labels(result.folder)
+    names, sides, _ranges = read_labels(result.folder)
     content = result.to_dict()
     data = content.get("dataset") or {}
     title = str(

@@ -214,6 +214,7 @@ def _write_labels(stored: Stored, folder: Path, side: int) -> None:
         "schema_version": 1,
         "classes": list(stored.about.classes),
         "resize": [stored_side, side] if side < stored_side else [side],
+        "ranges": dict(stored.about.ranges),
         "input": "images",
         "outputs": ["probabilities", "label"],
         "bias": [0.0] * len(stored.about.classes),

@@ -338,16 +338,13 @@ class Finisher:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         exported.replace(folder / "model.onnx")
         side = max(self.by_id[name][0].candidate.resolution for name in selection.weights)
-        resize = [
-            int(self.dataset.size),
-            *(s for s in self.dataset.resize_chain(side) if s != self.dataset.size),
-        ]
         _write_json(
             folder / "labels.json",
             {
                 "schema_version": 1,
                 "classes": list(self.dataset.class_names),
-                "resize": resize,
+                "resize": self.dataset.resize_chain(side),
+                "ranges": self.dataset.ranges,
                 "input": "images",
                 "outputs": ["probabilities", "label"],
                 "bias": [float(v) for v in point.bias],

@@ -19,6 +19,8 @@ from automl.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from automl.data._depth import Ranges
+
 MODEL_FILE = "model.onnx"
 LABELS_FILE = "labels.json"
 
@@ -64,7 +66,7 @@ class Predictor:
         if threads < 1:
             raise InputError(f"threads is {threads}; it is at least 1")
         self.folder, self.threads = Path(run_folder).expanduser(), threads
-        self.class_names, self.resize = read_labels(self.folder)
+        self.class_names, self.resize, self._ranges = read_labels(self.folder)
         path = self.folder / MODEL_FILE
         if not path.is_file():
             raise InputError(f"{self.folder} has no {MODEL_FILE}; give the folder of a finished run")
@@ -157,18 +159,20 @@ class Predictor:
             try:
                 if Path(source).is_dir():
                     return None, "is a folder"
-                image = decode_image(Path(source))
+                image = decode_image(Path(source), ranges=self._ranges)
             except DecodeError as error:
                 return None, str(error)
         return np.asarray(squash(image, self.resize), dtype=np.uint8), None
 
 
-def read_labels(folder: Path) -> tuple[list[str], list[int]]:
-    """Class names and the sides of the successive squashes from ``labels.json``.
+def read_labels(folder: Path) -> tuple[list[str], list[int], Ranges]:
+    """Class names, the sides of the successive squashes and the ranges of deep greys from ``labels.json``.
 
     Raises:
         InputError: the file is missing, damaged, or of a newer version.
     """
+    from automl.data._depth import check_ranges
+
     path = folder / LABELS_FILE
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -181,6 +185,7 @@ def read_labels(folder: Path) -> tuple[list[str], list[int]]:
             raise ValueError("classes is not a list of names")
         if not (isinstance(sides, list) and sides and all(type(s) is int and 1 <= s <= 4096 for s in sides)):
             raise ValueError("resize is not a list of sides in pixels")
+        ranges = check_ranges(about.get("ranges", {}))  # which earlier versions did not write
     except FileNotFoundError:
         below = sorted(found.parent.name for found in folder.glob(f"limits-*/{LABELS_FILE}"))
         hint = f"one of {', '.join(below[:5])} in it" if below else "the folder of a finished run"
@@ -189,7 +194,7 @@ def read_labels(folder: Path) -> tuple[list[str], list[int]]:
         raise InputError(
             f"{path} cannot be used ({' '.join(str(error).split())}); copy it from the run again"
         ) from None
-    return names, sides
+    return names, sides, ranges
 
 
 def expand(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class About:
         licence: of the weights.
         origin: one line: what it was trained from, and on.
         arguments: of the model that was converted, see :attr:`search_spaces.backbones.Backbone.arguments`.
+        ranges: how files of images become bytes, kept for whoever reads them: kind → what is black and what is white.
     """
 
     family: str
@@ -68,6 +69,7 @@ class About:
     licence: str = "unknown"
     origin: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,10 @@ def _about(values: Mapping[str, Any]) -> About:
         str(values["licence"]),
         str(values["origin"]),
         dict(values.get("arguments", {})),  # which the first format has not
+        {
+            str(kind): [float(black), float(white)]
+            for kind, (black, white) in values.get("ranges", {}).items()
+        },
     )
 
 

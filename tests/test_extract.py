@@ -34,7 +34,7 @@ def score(macs: int) -> float:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    about = About("mobile", ("bad", "good"), (32, 48), "top1", licence="own", origin="nothing")
+    about = About("mobile", ("bad", "good"), (32, 48), "top1", ranges={"uint16": [0.0, 4095.0]})
     made = Stored(
         about, families.supernet("mobile", 2), torch.randint(0, 256, (32, 3, 48, 48), dtype=torch.uint8)
     )
@@ -110,7 +110,8 @@ def test_limits_that_no_subnet_keeps(file: Path, home: Path, tmp_path: Path) -> 
     assert done.last_json["status"] == "infeasible"
     (one,) = done.last_json["subnets"]
     assert not one["satisfied"] and (tmp_path / "out" / "1" / "model.onnx").exists()
-    assert json.loads((tmp_path / "out" / "1" / "labels.json").read_text())["classes"] == ["bad", "good"]
+    labels = json.loads((tmp_path / "out" / "1" / "labels.json").read_text())
+    assert (labels["classes"], labels["ranges"]) == (["bad", "good"], {"uint16": [0.0, 4095.0]})
 
 
 @pytest.mark.slow

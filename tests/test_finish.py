@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from automl.finish import Finisher
+from automl.predict import read_labels
 from automl.task import Constraint, Task
 
 LIMIT = Constraint.parse("latency_ms<=2")
@@ -51,6 +52,22 @@ class Tried:
         assert exported.read_text() == chosen.name
         assert list((self.folder / "search").iterdir()) == [exported]
         return str(chosen.name)
+
+
+def test_a_model_knows_how_deep_greys_became_bytes(tmp_path: Path) -> None:
+    spec = SimpleNamespace(candidate=SimpleNamespace(resolution=32), folder=str(tmp_path / "trial"))
+    (tmp_path / "trial").mkdir()
+    for name in ("model.safetensors", "model.json", "new.onnx"):
+        (tmp_path / "trial" / name).touch()
+    finisher: Any = object.__new__(Finisher)
+    finisher.submit = SimpleNamespace(folder=tmp_path, limits=())
+    finisher.dataset = SimpleNamespace(
+        class_names=["a", "b"], resize_chain=lambda side: [48, side], ranges={"uint16": [0.0, 4095.0]}
+    )
+    finisher.by_id, finisher.refits = {"t": (spec, None)}, {}
+    point, selection = SimpleNamespace(bias=np.zeros(2)), SimpleNamespace(weights={"t": 1.0})
+    finisher._replace(tmp_path, tmp_path / "trial" / "new.onnx", selection, point)
+    assert read_labels(tmp_path) == (["a", "b"], [48, 32], {"uint16": [0.0, 4095.0]})
 
 
 CHOICES = {"a=3": 1.9, "b=3": 1.8, "c=3": 1.7, "safe=1": 0.5}

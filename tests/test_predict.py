@@ -71,6 +71,26 @@ def test_pictures_are_resized_as_the_stored_ones_were(tmp_path: Path, tiny_folde
     assert frame["label"].tolist() == [dataset.class_names[k] for k in label]
 
 
+def test_deep_greys_are_read_with_the_range_of_the_data(tmp_path: Path) -> None:
+    from automl.data import decode_image, load_dataset, squash
+
+    from .data.test_depth import twelve_bits
+
+    dataset = load_dataset(twelve_bits(tmp_path / "data"), cache_dir=tmp_path / "cache")
+    run = tmp_path / "run"
+    make_run(run, per_class=5, trials=1, members=1)
+    labels = {"schema_version": 1, "classes": list(CLASSES), "resize": dataset.resize_chain(SIDE)}
+    write_json(run / "labels.json", {**labels, "ranges": dataset.ranges})
+    known = Predictor(run)
+    write_json(run / "labels.json", labels)  # of an earlier version: 16 bits are divided by 257
+    old = Predictor(run)
+    for at, path in enumerate(dataset.source_paths):
+        np.testing.assert_array_equal(known._read((0, path))[0], dataset.images(SIDE)[at])
+        before = np.asarray(squash(decode_image(path), labels["resize"]))
+        np.testing.assert_array_equal(old._read((0, path))[0], before)
+        assert "colour" in path or before.max() < 20 < dataset.images(SIDE)[at].max()
+
+
 def test_unreadable_files_are_told_beside_the_others(run: Path, tmp_path: Path) -> None:
     good = save_pictures(tmp_path, 2)
     (tmp_path / "empty.png").touch()
@@ -151,6 +171,11 @@ def test_arrays_are_images_too(run: Path, tmp_path: Path) -> None:
         ("labels.json", b'{"schema_version": 2}', "schema_version 2"),
         ("labels.json", b'{"schema_version": 1, "classes": [], "resize": [8]}', "classes"),
         ("labels.json", b'{"schema_version": 1, "classes": ["a", "b", "c"], "resize": [true]}', "resize"),
+        (
+            "labels.json",
+            b'{"schema_version": 1, "classes": ["a", "b", "c"], "resize": [8], "ranges": {"uint16": [9, 0]}}',
+            "ranges of 'uint16'",
+        ),
         ("labels.json", b'{"schema_version": 1, "classes": ["a", "b"], "resize": [8]}', "same run"),
         ("labels.json", b'{"schema_version": 1, "classes": ["a", "b", "c"], "resize": [8, 9]}', "same run"),
         ("model.onnx", None, r"has no model\.onnx"),

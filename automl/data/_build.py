@@ -20,7 +20,8 @@ import numpy as np
 from automl.data._cache import LAYOUT, disk_errors, need_space
 from automl.data._checks import Facts
 from automl.data._decode import DecodeError, decode_image, image_size, is_passing
-from automl.data._decoder import Decoded, Decoder
+from automl.data._decoder import Decoded, Decoder, put
+from automl.data._depth import Extent, Ranges, find_ranges, told
 from automl.data._duplicates import THUMB, components, group_edges, near_duplicates
 from automl.data._listing import Listing
 from automl.data._npz import NpzReader, member_header
@@ -36,6 +37,8 @@ _MIN_SIDE = 8
 _SIZE_SAMPLE = 2000
 #: Pixels of so many bytes are decoded and handed over at a time, in chunks of 4 to 64 images.
 _CHUNK_BYTES = 1 << 20
+#: Bytes of a thumbnail.
+_THUMB = THUMB * THUMB
 #: Of a data set, beside ``dataset.json`` and ``images.u8``.
 _FILES = (
     "labels.npy", "rows.npy", "units.npy", "near.npy", "groups.npy", "given.npy", "texts.json", "names.npy", "names.u8",
@@ -172,35 +175,48 @@ def _write(
     once = np.flatnonzero(first == np.arange(count))
     length = min(64, max(4, _CHUNK_BYTES // (side * side * 3)))
 
-    def work(chunk: int) -> list[Decoded]:
-        begin = chunk * length
-        return decoder.chunk([read[at] for at in once[begin : begin + length].tolist()], begin)
-
     rows = np.full(count, -1, np.int64)
     sizes = np.zeros((count, 2), np.int32)
     seen: dict[bytes, int] = {}
     reasons: dict[int, str] = {}
+    deep: dict[int, Extent] = {}
     done = 0
     if progress is not None:
         progress(0, len(once))
-    # Whatever happens here, no thread may write any more when the decoder closes its file.
-    chunks = contextlib.closing(parallel(work, -(-len(once) // length)))
-    with open(folder / "thumbs.u8", "wb") as thumbs, chunks as found:
-        for decoded in found:
-            for place, (at, one) in enumerate(
-                zip(once[done : done + length].tolist(), decoded, strict=True), done
-            ):
-                thumbs.write(one.thumb or bytes(THUMB * THUMB))
-                if one.reason:
-                    reasons[at] = one.reason
-                else:
-                    rows[at], sizes[at] = seen.setdefault(one.digest, place), one.size
-            done += len(decoded)
-            if progress is not None:
-                progress(done, len(once))
+
+    def decode(pieces: list[tuple[int, int]], ranges: Ranges | None, thumbs: int) -> None:
+        """Decode pieces of ``once``, each given by its first place and the one behind its last."""
+        nonlocal done
+
+        def work(piece: int) -> list[Decoded]:
+            begin, end = pieces[piece]
+            return decoder.chunk([read[at] for at in once[begin:end].tolist()], begin, ranges)
+
+        # Whatever happens here, no thread may write any more when the decoder closes its file.
+        with contextlib.closing(parallel(work, len(pieces))) as found:
+            for (begin, end), decoded in zip(pieces, found, strict=True):
+                put(thumbs, [one.thumb or bytes(_THUMB) for one in decoded], begin * _THUMB)
+                for place, (at, one) in enumerate(zip(once[begin:end].tolist(), decoded, strict=True), begin):
+                    if one.extent is not None:
+                        deep[place] = one.extent
+                    elif one.reason:
+                        reasons[at] = one.reason
+                    else:
+                        rows[at], sizes[at] = seen.setdefault(one.digest, place), one.size
+                done += len(decoded)
+                if progress is not None:
+                    progress(done, len(once) + len(deep))
+
+    with open(folder / "thumbs.u8", "wb") as thumbs:
+        whole = [(begin, min(begin + length, len(once))) for begin in range(0, len(once), length)]
+        decode(whole, None, thumbs.fileno())
+        ranges = find_ranges(deep.values())
+        if deep:  # what is black and what is white in them is known only now
+            decode(_pieces(sorted(deep), length), ranges, thumbs.fileno())
+            seen = dict(sorted(seen.items(), key=lambda item: item[1]))
     decoder.close()
     places = np.fromiter(seen.values(), np.int64, len(seen))
-    moved = _close_gaps(places, {folder / "images.u8": side * side * 3, folder / "thumbs.u8": THUMB * THUMB})
+    moved = _close_gaps(places, {folder / "images.u8": side * side * 3, folder / "thumbs.u8": _THUMB})
     digests = [digest for _place, digest in sorted(zip(moved.tolist(), seen, strict=True))]
     rows[rows >= 0] = moved[np.searchsorted(places, rows[rows >= 0])]
     rows, sizes = rows[first], sizes[first]
@@ -215,8 +231,21 @@ def _write(
         raise InputError(
             f"none of the {count} images of {listing.source} can be read; the first is {one['name']}: {one['reason']}"
         )
+    listing = dataclasses.replace(listing, notes=[*listing.notes, *told(ranges)])
     about = _finish(listing, folder, side, usable, rows[usable], sizes[usable], digests, set_aside)
-    return {**about, "sketch": sketch(read, np.unique(first[usable]))}
+    return {**about, "ranges": ranges, "sketch": sketch(read, np.unique(first[usable]))}
+
+
+def _pieces(places: list[int], longest: int) -> list[tuple[int, int]]:
+    """Ascending places as pieces without gaps: the first place of each, and the one behind its last."""
+    pieces: list[tuple[int, int]] = []
+    for place in places:
+        begin, end = pieces[-1] if pieces else (0, -1)
+        if place == end and end - begin < longest:
+            pieces[-1] = (begin, place + 1)
+        else:
+            pieces.append((place, place + 1))
+    return pieces
 
 
 def _close_gaps(places: np.ndarray, files: Mapping[Path, int]) -> np.ndarray:

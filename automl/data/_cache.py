@@ -15,7 +15,7 @@ from automl.errors import InputError
 from automl.home import home_path
 
 #: Rises when the files of a cached data set change their meaning.
-LAYOUT = 3
+LAYOUT = 4
 #: Bytes of the disk that the cache never takes.
 _SPARE = 256 << 20
 

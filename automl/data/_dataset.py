@@ -45,6 +45,7 @@ class Dataset:
         source: absolute path of the source.
         fingerprint: of the pictures and labels, independent of where they lie.
         sketch: of the files, for :mod:`strategy_pool.sketches`.
+        ranges: of grey values of more than 8 bits, kind → what is black and what is white in all images.
         seed: of the split.
         class_names: in their order.
         labels: int64 ``[N]``.
@@ -73,6 +74,7 @@ class Dataset:
             self.source = Path(about["source"])
             self.fingerprint: str = about["fingerprint"]
             self.sketch: list[str] = about["sketch"]
+            self.ranges: dict[str, list[float]] = about["ranges"]
             self.seed: int = view["seed"]
             self.class_names: list[str] = facts["class_names"]
             self.size: int = facts["side"]

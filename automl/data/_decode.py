@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from automl.data._depth import GUESSED, Extent, Ranges, extent, kind_of, to_bytes
+
 #: Largest image that is decoded, in pixels.
 MAX_PIXELS = 200_000_000
 #: Images above this many pixels are decoded one at a time, so that a pool of threads stays small in memory.
@@ -88,18 +90,30 @@ class TooLarge(Exception):
     """An image of so many pixels that only one at a time is decoded."""
 
 
-def decode_image(source: str | Path | bytes, *, large: bool = True) -> Image.Image:
+class Deep(Exception):
+    """An image with grey values of more than 8 bits, of which it is not known yet what is black and what is white."""
+
+    def __init__(self, extent: Extent) -> None:
+        super().__init__(extent)
+        self.extent = extent
+
+
+def decode_image(
+    source: str | Path | bytes, *, large: bool = True, ranges: Ranges | None = GUESSED
+) -> Image.Image:
     """Read an image as 8-bit RGB.
 
-    EXIF orientation is applied, transparency is laid over white, palettes are resolved, 16-bit grey is
-    divided by 257 and floats are brought to 0..255. Of an animation the first frame counts.
+    EXIF orientation is applied, transparency is laid over white, palettes are resolved, and grey values of more than
+    8 bits are brought to 0..255. Of an animation the first frame counts.
 
     Args:
         source: a file, or the bytes of one.
         large: decode also images of very many pixels, of which a process decodes one at a time.
+        ranges: of grey values of more than 8 bits; those of a data set are its :attr:`Dataset.ranges`.
 
     Raises:
         TooLarge: it has so many pixels, and ``large`` is False.
+        Deep: it has grey values of more than 8 bits, and ``ranges`` is None.
         DecodeError: the file is empty, damaged, no image, or has more than :data:`MAX_PIXELS` pixels.
     """
     import struct
@@ -115,9 +129,9 @@ def decode_image(source: str | Path | bytes, *, large: bool = True) -> Image.Ima
                 if not large:
                     raise TooLarge
                 with _large:
-                    return _rgb(image)
-            return _rgb(image)
-    except (DecodeError, TooLarge):
+                    return _rgb(image, ranges)
+            return _rgb(image, ranges)
+    except (DecodeError, TooLarge, Deep):
         raise
     except FileNotFoundError:
         raise DecodeError("file does not exist") from None
@@ -169,7 +183,7 @@ def array_image(array: np.ndarray) -> Image.Image:
     """An RGB image from uint8 ``[H, W]`` or ``[H, W, 1|3|4]``; alpha is laid over white."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    return _rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return _rgb(Image.fromarray(np.ascontiguousarray(array)), GUESSED)
 
 
 def squash(image: Image.Image, sides: Sequence[int]) -> Image.Image:
@@ -198,14 +212,17 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, ranges: Ranges | None) -> Image.Image:
     image.load()
     transposed = _upright(image)
     mode = transposed.mode
+    if kind := kind_of(mode):  # a transparent grey of 16 bits is a grey like any other
+        values = np.asarray(transposed)
+        if ranges is None:
+            raise Deep(extent(kind, values))
+        return Image.fromarray(to_bytes(values, kind, ranges)).convert("RGB")
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in transposed.info:
         return _on_white(transposed)
-    if mode == "F" or mode == "I" or mode.startswith("I;"):
-        return Image.fromarray(_to_bytes(np.asarray(transposed))).convert("RGB")
     if mode == "RGB":
         return transposed  # its pixels are read; closing the file leaves them
     return transposed.convert("RGB")
@@ -228,24 +245,3 @@ def _on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
     white.alpha_composite(layer)
     return white.convert("RGB")
-
-
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """Grey values of any width to uint8 ``[H, W]``.
-
-    16-bit integers are divided by 257, so that 65535 becomes 255. Wider integers and floats carry no range of
-    their own: 0..1 (floats), 0..255 and 0..65535 are recognised by their values, any other range is stretched.
-    """
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(wide.min()), float(wide.max())
-    if low >= 0 and high <= 1 and values.dtype.kind == "f":
-        wide *= 255
-    elif low >= 0 and high <= 255:
-        pass
-    elif low >= 0 and high <= 65535:
-        wide /= 257
-    else:
-        wide = (wide - low) * (255 / max(high - low, 1e-300))
-    return np.clip(np.rint(wide), 0, 255).astype(np.uint8)

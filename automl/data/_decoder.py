@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import queue
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from automl.data._decode import DecodeError, TooLarge, array_image, decode_image, squash
+from automl.data._decode import DecodeError, Deep, TooLarge, array_image, decode_image, squash
+from automl.data._depth import Extent, Ranges
 from automl.data._duplicates import THUMB
 from automl.machine import KEEP_PAGES
 
@@ -38,24 +40,34 @@ _PLACE = struct.Struct("<Q")
 
 @dataclass
 class Decoded:
-    """What is known of an image: thumbnail uint8 ``[32, 32]``, digest of its square, size as it was; or why it is not."""
+    """What is known of an image: thumbnail uint8 ``[32, 32]``, digest of its square, size as it was; or why it is not.
+
+    Of an image with grey values of more than 8 bits, for which no ranges were given, the extent is all that is known.
+    """
 
     thumb: bytes
     digest: bytes
     size: tuple[int, int]
     reason: str = ""
+    extent: Extent | None = None
 
 
-def decode_one(item: Any, side: int, *, large: bool = True) -> tuple[Decoded, bytes]:
+def decode_one(item: Any, side: int, ranges: Ranges | None, *, large: bool = True) -> tuple[Decoded, bytes]:
     """Decode a file (path or bytes) or pixels; the square uint8 ``[S, S, 3]`` comes second, empty where there is none.
 
     Raises:
         TooLarge: without ``large``, the image is one of those that are decoded one at a time.
     """
     try:
-        image = array_image(item) if isinstance(item, np.ndarray) else decode_image(item, large=large)
+        image = (
+            array_image(item)
+            if isinstance(item, np.ndarray)
+            else decode_image(item, large=large, ranges=ranges)
+        )
     except DecodeError as error:
         return Decoded(b"", b"", (0, 0), str(error)), b""
+    except Deep as deep:
+        return Decoded(b"", b"", (0, 0), extent=deep.extent), b""
     square = squash(image, [side])
     pixels = square.tobytes()
     thumb = square.convert("L").resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes()
@@ -121,8 +133,13 @@ class Decoder:
                 exchange(child, _SIZE.pack(side) + os.fsencode(path))
                 self._free.put(child)
 
-    def chunk(self, items: Sequence[Any], place: int) -> list[Decoded]:
+    def chunk(self, items: Sequence[Any], place: int, ranges: Ranges | None = None) -> list[Decoded]:
         """Decode some items and write their squares one after another, from a place on; nothing where there is none.
+
+        Args:
+            items: to decode.
+            place: of the first one's square.
+            ranges: of grey values of more than 8 bits; without them only the extent of such an image is told.
 
         Raises:
             OSError: they cannot be written.
@@ -131,15 +148,15 @@ class Decoder:
         with contextlib.suppress(queue.Empty):
             child = self._free.get_nowait()
             with contextlib.suppress(OSError, EOFError):
-                found = unpack(ask(child, items, place), len(items))
+                found = unpack(ask(child, items, place, ranges), len(items))
                 self._free.put(child)
         return [
-            self._here(item, place + at) if one is None else one
+            self._here(item, place + at, ranges) if one is None else one
             for at, (item, one) in enumerate(zip(items, found, strict=True))
         ]
 
-    def _here(self, item: Any, place: int) -> Decoded:
-        one, pixels = decode_one(item, self._side)
+    def _here(self, item: Any, place: int, ranges: Ranges | None) -> Decoded:
+        one, pixels = decode_one(item, self._side, ranges)
         put(self._file, [pixels], place * self._side**2 * 3)
         return one
 
@@ -153,13 +170,14 @@ def _start() -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def ask(child: subprocess.Popen[bytes], items: Sequence[Any], place: int) -> bytes:
+def ask(child: subprocess.Popen[bytes], items: Sequence[Any], place: int, ranges: Ranges | None) -> bytes:
     """Send items to a child and return its answer.
 
     Raises:
         EOFError, OSError: the child is gone.
     """
-    words = [(b"b", item) if isinstance(item, bytes) else (b"p", os.fsencode(item)) for item in items]
+    words = [(b"w", json.dumps(ranges).encode("ascii"))]
+    words += [(b"b", item) if isinstance(item, bytes) else (b"p", os.fsencode(item)) for item in items]
     body = b"".join(kind + _SIZE.pack(len(word)) + word for kind, word in words)
     return exchange(child, _PLACE.pack(place) + body)
 
@@ -193,21 +211,26 @@ def read_block(stream: IO[bytes]) -> bytes:
     return body
 
 
-def items_of(body: bytes) -> tuple[list[str | bytes], int]:
-    """The items and the place that :func:`ask` sent."""
+def items_of(body: bytes) -> tuple[list[str | bytes], int, Ranges | None]:
+    """The items, the place and the ranges that :func:`ask` sent."""
     found: list[str | bytes] = []
+    ranges: Ranges | None = None
     (place,) = _PLACE.unpack_from(body)
     at = _PLACE.size
     while at < len(body):
         (size,) = _SIZE.unpack_from(body, at + 1)
-        word = body[at + 5 : at + 5 + size]
-        found.append(word if body[at : at + 1] == b"b" else os.fsdecode(word))
+        kind, word = body[at : at + 1], body[at + 5 : at + 5 + size]
+        if kind == b"w":
+            ranges = json.loads(word)
+        else:
+            found.append(word if kind == b"b" else os.fsdecode(word))
         at += 5 + size
-    return found, place
+    return found, place, ranges
 
 
-def pack(items: Sequence[str | bytes], place: int, side: int, file: int) -> bytes:
-    """Decode items, write their squares, and say of each: ``d`` (decoded), ``r`` (a reason) or ``l`` (too large for a child).
+def pack(items: Sequence[str | bytes], place: int, ranges: Ranges | None, side: int, file: int) -> bytes:
+    """Decode items, write their squares, and say of each: ``d`` (decoded), ``r`` (a reason), ``e`` (an extent) or ``l``
+    (too large for a child).
 
     Raises:
         OSError: they cannot be written.
@@ -215,15 +238,17 @@ def pack(items: Sequence[str | bytes], place: int, side: int, file: int) -> byte
     parts, squares = [], []
     for item in items:
         try:
-            one, pixels = decode_one(item, side, large=False)
+            one, pixels = decode_one(item, side, ranges, large=False)
         except TooLarge:
             parts.append(_HEAD.pack(b"l", 0, 0, 0))
             squares.append(bytes(side * side * 3))
             continue
         squares.append(pixels or bytes(side * side * 3))
-        reason = one.reason.encode("utf-8", "backslashreplace")
-        parts.append(_HEAD.pack(b"r" if reason else b"d", *one.size, len(reason)))
-        parts += [reason, one.thumb, one.digest]
+        kind, word = b"r" if one.reason else b"d", one.reason.encode("utf-8", "backslashreplace")
+        if one.extent is not None:
+            kind, word = b"e", json.dumps(astuple(one.extent)).encode("ascii")
+        parts.append(_HEAD.pack(kind, *one.size, len(word)))
+        parts += [word, one.thumb, one.digest]
     put(file, squares, place * side * side * 3)
     body = b"".join(parts)
     return _SIZE.pack(len(body)) + body
@@ -245,8 +270,11 @@ def unpack(body: bytes, count: int) -> list[Decoded | None]:
             found.append(Decoded(body[at:middle], body[middle : middle + _DIGEST], (width, height)))
             at = middle + _DIGEST
         else:
-            reason = body[at : at + size].decode("utf-8")
-            found.append(Decoded(b"", b"", (0, 0), reason) if kind == b"r" else None)
+            word = body[at : at + size].decode("utf-8")
+            if kind == b"e":
+                found.append(Decoded(b"", b"", (0, 0), extent=Extent(*json.loads(word))))
+            else:
+                found.append(Decoded(b"", b"", (0, 0), word) if kind == b"r" else None)
             at += size
     if len(found) != count:
         raise EOFError

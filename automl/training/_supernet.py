@@ -104,6 +104,7 @@ def supernet_of(
         backbone.licence,
         f"{backbone.name}, {len(train)} images",
         dict(backbone.arguments),
+        dataset.ranges,
     )
     check_rebuilt(about, net)
     loss = make_loss(

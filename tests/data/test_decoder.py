@@ -40,7 +40,7 @@ def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def decoded_here(items: list[str | bytes]) -> tuple[list[Decoded], bytes]:
     """What is known of the items, and the file of their squares."""
-    found = [decode_one(item, 16) for item in items]
+    found = [decode_one(item, 16, None) for item in items]
     return [one for one, _ in found], b"".join(pixels for _, pixels in found)
 
 
@@ -109,7 +109,7 @@ def test_large_images_are_left_to_this_process(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("L", (5100, 5100), 9).save(path)
     with open(tmp_path / "squares", "wb") as file:
-        body = _decoder.pack([str(path), b""], 0, 8, file.fileno())[4:]
+        body = _decoder.pack([str(path), b""], 0, None, 8, file.fileno())[4:]
     large, empty = _decoder.unpack(body, 2)
     assert large is None
     assert empty is not None

@@ -31,7 +31,7 @@ from search_spaces.stored import (
 def stored(family: str = "mobile") -> Stored:
     """A supernet that was never trained, with a few known subnets."""
     torch.manual_seed(0)
-    about = About(family, ("a", "b", "c"), (32, 48), "top1", licence="own", origin="nothing")
+    about = About(family, ("a", "b", "c"), (32, 48), "top1", ranges={"uint16": [0.0, 4095.0]})
     if family == CONVERTED:
         about = About(CONVERTED, ("a", "b"), (32,), "top1", "resnet18")
         net = convert(timm.create_model("resnet18", num_classes=0), 2)

@@ -19,6 +19,7 @@ from tests._models import shapes, write_model
 def train(folder: Path, **changes: object) -> tuple[Stored, object, np.ndarray]:
     """A few seconds of a model that pads in a way of its own."""
     dataset = shapes(folder, per_class=30)
+    dataset.ranges = {"uint16": [0.0, 4095.0]}
     write_model(folder / "same", pad_type="same")
     backbone = find_backbones(names=[f"local-dir:{folder / 'same'}"])[0][0]
     rows = np.arange(len(dataset.labels))
@@ -37,6 +38,7 @@ def test_scores_are_those_of_the_file(tmp_path: Path) -> None:
     stored, dataset, validation = train(tmp_path)
     stored.save(tmp_path / "net.safetensors")
     read = load(tmp_path / "net.safetensors")
+    assert read.about.ranges == {"uint16": [0.0, 4095.0]}
     known = [one for one in stored.known if one.score is not None][:12]
     again = [judged(read, one, dataset, validation, Objective()).score for one in known]
     assert len(known) == 12
