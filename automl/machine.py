@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
 #: Environment of processes that work on large blocks. glibc gives such blocks back to the kernel at once, and each
 #: next one is paid for with fresh, zeroed pages; with this they keep them.
 KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+
+
+def take_space(file: int, size: int) -> None:
+    """Give an open file that is new so many bytes of the disk.
+
+    What is memory-mapped needs that: where a file has holes, a full disk is only met when they are written to, and then
+    the process is killed (SIGBUS). A file system that cannot do it is left alone.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    os.truncate(file, size)
 
 
 def gpus() -> int:

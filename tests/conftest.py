@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +46,23 @@ def _needs_gpu(request: pytest.FixtureRequest) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device is here")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "automl-test", str(place)]
+    mounted = None
+    if shutil.which("mount"):
+        mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted is None or mounted.returncode:
+        pytest.skip("a small file system cannot be mounted by this user")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import pickle
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -302,23 +300,6 @@ def test_where_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cache_bound_that_is_no_number(value: str, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOML_CACHE_GB", value)
     refused(automl("check", parts), f"AUTOML_CACHE_GB is '{value}'", "above 0")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "automl-test", str(place)]
-    mounted = None
-    if shutil.which("mount"):
-        mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted is None or mounted.returncode:
-        pytest.skip("a small file system cannot be mounted by this user")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
 
 
 def fill(place: Path) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from automl.machine import take_space
+
 #: Side of the stored thumbnails.
 THUMB = 32
 _COARSE = 16
@@ -231,7 +233,7 @@ def _room(shape: tuple[int, int], scratch: Path | None) -> Iterator[np.ndarray]:
         yield np.empty(shape, np.float32)
         return
     with tempfile.TemporaryFile(dir=scratch) as file:
-        file.truncate(4 * shape[0] * shape[1])
+        take_space(file.fileno(), 4 * shape[0] * shape[1])
         yield np.memmap(file, np.float32, "r+", shape=shape)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from automl.errors import AutomlError
 from automl.evaluation.quiet import working
+from automl.machine import take_space
 from automl.training._model import Features
 from automl.training._precision import layout
 from search_spaces.backbones import Backbone, create_backbone
@@ -164,6 +166,7 @@ def frozen_features(
     Raises:
         OutOfTime: the deadline passed before all chunks were done.
         AutomlError: the features are not finite numbers.
+        OSError: the disk has no room for them.
     """
     shared.mkdir(parents=True, exist_ok=True)
     key = features_key(backbone, side, taps) + ("" if dataset.sampled is None else f"-{dataset.sampled}")
@@ -190,7 +193,7 @@ def frozen_features(
                     ("f32", np.float32, (count, width)),
                     ("done", np.uint8, (chunks,)),
                 ):
-                    np.memmap(file(suffix), dtype=kind, mode="w+", shape=shape).flush()
+                    new_table(file(suffix), kind, shape)
                 temporary = file("json.part")
                 temporary.write_text(json.dumps({"width": width, "count": count, "backbone": backbone.name}))
                 os.replace(temporary, meta)
@@ -226,6 +229,21 @@ def frozen_features(
     finally:
         os.close(claims)
     return table
+
+
+def new_table(path: Path, kind: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new file of zeros, memory-mapped, that has all of its space on the disk.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    with open(path, "wb") as file:
+        try:
+            take_space(file.fileno(), math.prod(shape) * np.dtype(kind).itemsize)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    return np.memmap(path, kind, "r+", shape=shape)
 
 
 @contextmanager

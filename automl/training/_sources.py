@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from automl.evaluation.quiet import working
 from automl.training._augment import Augment
-from automl.training._frozen import CHUNK, OutOfTime, images_at_once, inference_runner
+from automl.training._frozen import CHUNK, OutOfTime, images_at_once, inference_runner, new_table
 from automl.training._model import VisionModel, collected, pool
 from automl.training._precision import layout
 from search_spaces.stages import trunk_split
@@ -134,6 +134,7 @@ class TrunkBatches:
 
         Raises:
             OutOfTime: the deadline passed meanwhile.
+            OSError: the disk has no room for it.
         """
         stages = int(strategy.get("trunk_stages", 3))
         split = trunk_split(model.body.backbone, stages)
@@ -171,7 +172,7 @@ class TrunkBatches:
             for index, part in enumerate(probe):
                 path = scratch / f"{name}{index}.f16"
                 files.append(path)
-                made.append(np.memmap(path, dtype=np.float16, mode="w+", shape=(count, *part.shape[1:])))
+                made.append(new_table(path, np.float16, (count, *part.shape[1:])))
             return made
 
         bank, plain = table("views", views * len(train)), table("plain", max(1, len(validation)))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from automl.data import _duplicates
 from automl.data._duplicates import components, group_edges, near_duplicates
 
 from ._pictures import picture
@@ -85,3 +88,18 @@ def test_group_edges_join_groups_and_nothing_else(groups: list[int]) -> None:
     for i in range(len(array)):
         for j in range(i):
             assert (found[i] == found[j]) == (array[i] == array[j] != -1)
+
+
+def test_very_many_images_take_their_space_before_they_write(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_duplicates, "_ROWS_IN_MEMORY", 10)
+    with _duplicates._room((100, 10), small_disk) as room:
+        room[:] = 1
+    with (
+        pytest.raises(OSError, match="No space left on device"),
+        _duplicates._room((10_000, 100), small_disk),
+    ):
+        raise AssertionError("it was never full")
+    thumbs = np.stack([thumb(image) for image in originals(40)])
+    assert len(near_duplicates(np.concatenate([thumbs, thumbs[:3]]), scratch=tmp_path).pairs) == 3

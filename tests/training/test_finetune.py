@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from automl.training import FINE_TUNING, Fold, OutOfTime, VisionModel, fine_tune
 from automl.training._finetune import _follow, _rate, mix_inputs
 from search_spaces.backbones import Backbone, find_backbones
 from tests._models import network, pretrained, recipe, shapes, small_cnn
+from tests.training.test_frozen import no_space
 
 TUNED = tuple(method for method in FINE_TUNING if method != "scratch")
 
@@ -158,6 +160,15 @@ def test_a_cached_trunk_stays_as_it_was(data: Dataset, tiny: Backbone, tmp_path:
     late = [k for k in before if k not in early and before[k].ndim == 4]
     assert all(torch.equal(before[k], after[k]) for k in early)
     assert all(not torch.equal(before[k], after[k]) for k in late)
+
+
+def test_a_disk_too_full_for_a_cached_trunk_is_an_error(
+    data: Dataset, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(tmp_path, data, tiny, recipe("cached_trunk"))  # the features that it begins with are there now
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    with pytest.raises(OSError, match=r"No space left on device.*views0\.f16"):
+        tune(tmp_path, data, tiny, recipe("cached_trunk"))
 
 
 def test_a_network_that_cannot_be_split_is_tuned_on_pixels(data: Dataset, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,48 @@ def test_a_passed_deadline_raises_and_keeps_what_was_done(
         data, tiny, 32, "last", tmp_path, indices=np.array([0]), deadline=time.monotonic() - 1
     )
     assert np.abs(table[data.indices("development")[0]]).sum() > 0
+
+
+def no_space(_file: int, _begin: int, size: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_an_error_before_anything_is_written(
+    data: Dataset, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no_space)
+        with pytest.raises(OSError, match=r"No space left on device.*\.f32") as error:
+            frozen_features(data, tiny, 32, "last", tmp_path)
+        assert error.value.errno == errno.ENOSPC
+        assert not list(tmp_path.glob("*.f32")) and not list(tmp_path.glob("*.json"))
+    frozen_features(data, tiny, 32, "last", tmp_path, indices=np.array([0]))
+
+
+@pytest.mark.parametrize("kind", [errno.EOPNOTSUPP, errno.EINVAL, None])
+def test_file_systems_that_allocate_nothing_ahead(
+    tmp_path: Path, kind: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(kind, "not here")
+
+    if kind is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    table = module.new_table(tmp_path / "table", np.float16, (5, 3))
+    assert table.shape == (5, 3) and not table.any()
+    table[4] = 1
+    assert (tmp_path / "table").stat().st_size == 30
+
+
+def test_a_table_has_all_of_its_space(tmp_path: Path, small_disk: Path) -> None:
+    module.new_table(tmp_path / "table", np.float32, (1000, 100)).flush()
+    assert (tmp_path / "table").stat().st_blocks * 512 >= 400_000
+    with pytest.raises(OSError, match="No space left on device"):
+        module.new_table(small_disk / "table", np.float32, (1000, 1000))
+    assert not list(small_disk.iterdir())
+    module.new_table(small_disk / "table", np.float32, (1000, 100))[:] = 1
 
 
 def test_features_that_are_not_finite_are_an_error(
