@@ -80,11 +80,15 @@ def load_result(run_folder: str | os.PathLike[str]) -> Any:
 
 
 def new_run_folder(data: str | os.PathLike[str]) -> str:
-    """Name of a run folder that does not exist yet: ``automl-runs/NAME-DATE-TIME-XXXX``, the end by chance."""
+    """Name of a run folder that does not exist yet: ``automl-runs/NAME-DATE-TIME-XXXX``, the end by chance.
+
+    Bytes of the data's name that are no UTF-8 become ``_``, as no file could be written there.
+    """
+    import re
     import secrets
     import time
     from pathlib import Path
 
     path = Path(data).resolve()
-    name = path.stem if path.is_file() else path.name
+    name = re.sub("[\ud800-\udfff]", "_", path.stem if path.is_file() else path.name)
     return str(Path("automl-runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")

@@ -221,7 +221,8 @@ def predict(
 
     frame = predict_files(run, images, threads=threads)
     if as_json:
-        print(frame.to_json(orient="records"))
+        rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+        print(json.dumps(rows))  # unlike pandas it takes names that are no UTF-8
     else:
         print(frame.to_csv(index=False), end="")
     broken = int(frame["error"].notna().sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -38,8 +39,10 @@ def require_writable(folder: Path, what: str) -> None:
     """Create a folder and write into it once.
 
     Raises:
-        InputError: it cannot be made or written.
+        InputError: it cannot be made or written, or libraries could not write there as its name is no UTF-8.
     """
+    if re.search("[\ud800-\udfff]", str(folder)):
+        raise InputError(f"{what} {folder} is not UTF-8; choose a folder of which the whole path is")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as handle:

@@ -121,17 +121,19 @@ class Predictor:
                 rows.append(np.asarray(row, dtype=np.float32))
                 labels.append(int(chosen))
         table = np.stack(rows) if rows else np.zeros((0, len(self.class_names)), np.float32)
-        frame = pd.DataFrame(
-            {
-                "file": names,
-                "label": pd.Series([self.class_names[i] if i >= 0 else None for i in labels], dtype=object),
-                "probability": [
-                    float(row[i]) if i >= 0 else np.nan for row, i in zip(table, labels, strict=True)
-                ],
-            }
+        # As objects, since names of files and folders that are no UTF-8 are no texts for pandas.
+        file, label_names, reasons = (
+            pd.Series(column, dtype=object)
+            for column in (names, [self.class_names[i] if i >= 0 else None for i in labels], errors)
         )
-        each = pd.DataFrame(table, columns=[f"probability[{name}]" for name in self.class_names])
-        return pd.concat([frame, each, pd.DataFrame({"error": pd.Series(errors, dtype=object)})], axis=1)
+        probability = pd.Series(
+            [float(row[i]) if i >= 0 else np.nan for row, i in zip(table, labels, strict=True)], dtype=float
+        )
+        parts = [file, label_names, probability, pd.DataFrame(table), reasons]
+        frame = pd.concat(parts, axis=1, ignore_index=True)
+        each = [f"probability[{name}]" for name in self.class_names]
+        frame.columns = pd.Index(["file", "label", "probability", *each, "error"], dtype=object)
+        return frame
 
     def _map(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         if self.threads == 1 or len(items) == 1:

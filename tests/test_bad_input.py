@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -121,6 +122,12 @@ def begun(parts: Path, run: Path) -> None:
     state = Run(Task.make(parts, budget="1m"), run, False, (), True)
     state.open()
     state.read(None)
+
+
+def test_out_that_is_no_utf_8(parts: Path, tmp_path: Path) -> None:
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/T\xfcren"))
+    refused(submit(parts, out), "--out", "ren is not UTF-8; choose a folder")
+    assert not out.exists()
 
 
 def test_out_that_holds_a_run_already(parts: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from automl.errors import InputError
 from automl.predict import Predictor, predict_files
+from tests._command import automl
 from tests.report.run_folders import (
     CLASSES,
     SIDE,
@@ -114,6 +116,28 @@ def test_unreadable_files_are_told_beside_the_others(run: Path, tmp_path: Path) 
     assert frame["label"].isna().tolist() == [False, True, True, True, True, False]
     assert frame["probability"].isna().tolist() == [False, True, True, True, True, False]
     assert np.isfinite(frame.loc[[0, 5], frame.columns[2:-1]].to_numpy(dtype=float)).all()
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, per_class=5, trials=1, members=1)
+    classes = [f"{name}\udcfc" for name in CLASSES]  # folders may have such names too
+    write_json(run / "labels.json", {"schema_version": 1, "classes": classes, "resize": [STORED, SIDE]})
+    good = save_pictures(tmp_path, 1)[0]
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfc.png"))
+    try:
+        good.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    frame = predict_files(run, [odd, f"{odd}.gone"])
+    assert frame["file"].tolist() == [str(odd), f"{odd}.gone"]
+    assert frame["label"][0] in classes and frame["error"].isna().tolist() == [True, False]
+    table, rows = automl("predict", run, odd), automl("predict", run, odd, f"{odd}.gone", "--json")
+    assert table.code == rows.code == 0
+    assert "\\udcfc.png," in table.out and "*star*\\udcfc]" in table.out
+    first, second = rows.last_json
+    assert (first["file"], first["label"], first["error"]) == (str(odd), frame["label"][0], None)
+    assert (second["label"], second["probability"]) == (None, None)
 
 
 def test_nothing_readable_is_a_table_too(run: Path, tmp_path: Path) -> None:

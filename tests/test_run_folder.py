@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -226,3 +227,9 @@ def test_a_resumed_run_is_the_same_one_wherever_it_lies(tmp_path: Path) -> None:
 
 def test_names_of_new_run_folders_differ(tmp_path: Path) -> None:
     assert len({new_run_folder(tmp_path) for _ in range(5)}) == 5
+
+
+def test_a_new_run_folder_is_utf_8_whatever_the_data_are_called(tmp_path: Path) -> None:
+    name = Path(new_run_folder(os.fsdecode(os.fsencode(tmp_path) + b"/T\xfcren M\xc3\xbcller"))).name
+    assert name.startswith("T_ren Müller-")
+    name.encode("utf-8")

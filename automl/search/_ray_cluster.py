@@ -159,10 +159,11 @@ def _start(cpus: int, gpus: int | None, ray_address: str | None, preload: tuple[
 
         if not ray.is_initialized():
             _cluster.ours = True
-            if ray_address is not None:
-                ray.init(address=ray_address, logging_level=logging.ERROR, log_to_driver=False)
-            else:
-                _start_local(ray, cpus, gpus, preload)
+            with _readable_command():
+                if ray_address is not None:
+                    ray.init(address=ray_address, logging_level=logging.ERROR, log_to_driver=False)
+                else:
+                    _start_local(ray, cpus, gpus, preload)
         import ray.tune
 
         for name in ("ray.tune", "ray.air", "ray.train"):
@@ -226,6 +227,23 @@ def _fewer_processes() -> Iterator[None]:
     finally:
         for name, method in kept.items():
             setattr(node, name, method)
+
+
+@contextmanager
+def _readable_command() -> Iterator[None]:
+    """Start Ray from a command line that is no UTF-8, as a file's name in it may be: Ray notes it, and fails at that."""
+    utils: Any = None
+    with suppress(ImportError):
+        from ray._private import utils
+    kept = getattr(utils, "get_entrypoint_name", None)
+    if kept is None:  # a release that has it elsewhere
+        yield
+        return
+    utils.get_entrypoint_name = lambda: kept().encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = kept
 
 
 def _short_folder() -> Path:

@@ -40,6 +40,18 @@ def test_a_long_temporary_folder_is_too_long_for_sockets(monkeypatch: pytest.Mon
     assert _ray_cluster._short_folder() == Path("/scr")
 
 
+def test_ray_notes_a_command_line_that_is_no_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import utils
+
+    def told() -> str:
+        return "automl submit T\udcfcren"
+
+    monkeypatch.setattr(utils, "get_entrypoint_name", told)
+    with _ray_cluster._readable_command():
+        assert utils.get_entrypoint_name() == "automl submit T\\udcfcren"
+    assert utils.get_entrypoint_name is told
+
+
 def test_an_address_without_a_cluster_is_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
