@@ -151,7 +151,7 @@ def require_free(folder: Path, data: Path) -> None:
     Raises:
         InputError: the folder lies among the images, or holds a run or files that have the same names.
     """
-    if data.is_dir() and folder.is_relative_to(data):
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise InputError(f"--out {folder} lies among the images of {data}; name a folder outside")
     if (folder / "search" / "task.json").exists() or (folder / "result.json").exists():
         raise InputError(f"{folder} holds a run already; use another --out, or --resume {folder}")
@@ -173,7 +173,7 @@ def changed_limits(begun: Mapping[str, Any], task: Task, sets: Sequence[Sequence
     before = Task.from_dict(begun)
     for name in ("data", "seed", "objective"):
         was, now = before.to_dict()[name], task.to_dict()[name]
-        if was != now:
+        if was != now and (name != "data" or os.path.realpath(was) != os.path.realpath(now)):
             raise InputError(f"the run was begun with {name} {was}; resume it with that, not with {now}")
     return [before.constraints, *parse_sets(begun.get("limits", []))] != [task.constraints, *sets]
 

@@ -267,7 +267,8 @@ class Task:
         where.check_present()
         check_measurable(where, parsed)
         return cls(
-            str(path.resolve()),
+            # As the user names it, since a link's target may have another name; only before ".." a link leads elsewhere.
+            str(path.resolve()) if ".." in path.parts else os.path.abspath(path),
             check_constraints(parsed),
             Objective.parse(objective),
             Budget.parse(budget),

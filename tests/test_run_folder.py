@@ -130,6 +130,8 @@ def test_changed_limits_are_noticed_and_what_does_not_fit_is_refused(tmp_path: P
     for name, value in (("objective", "macro_f1"), ("seed", 5), ("data", "/elsewhere")):
         with pytest.raises(InputError, match=f"begun with {name} {values[name]}; resume it with that"):
             changed_limits(values, Task.from_dict({**values, name: value}), SETS)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert not changed_limits(values, Task.from_dict({**values, "data": str(tmp_path / "link")}), SETS)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -146,6 +148,11 @@ def test_nothing_of_the_user_is_overwritten(tmp_path: Path, name: str) -> None:
 def test_a_run_may_not_lie_among_the_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lies among the images"):
         require_free(tmp_path / "runs" / "one", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for folder, data in (("data", "link"), ("link", "data")):
+        with pytest.raises(InputError, match="lies among the images"):
+            require_free(tmp_path / folder / "one", tmp_path / data)
 
 
 def test_a_demonstration_replaces_only_a_demonstration(

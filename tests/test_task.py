@@ -346,6 +346,16 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert task.data == task.weights_dirs[0] == str((tmp_path / "data").resolve())
 
 
+def test_data_keep_the_name_that_the_user_gave(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "ab").mkdir(parents=True)
+    (tmp_path / "cache" / "ab" / "c0ffee").write_text("path,label")
+    (tmp_path / "labels.csv").symlink_to(tmp_path / "cache" / "ab" / "c0ffee")
+    (tmp_path / "link").symlink_to(tmp_path / "cache" / "ab")
+    assert Task.make(tmp_path / "labels.csv").data == str(tmp_path / "labels.csv")
+    assert Task.make(tmp_path / "link").data == str(tmp_path / "link")
+    assert Task.make(tmp_path / "link" / ".." / "ab").data == str(tmp_path.resolve() / "cache" / "ab")
+
+
 # --- files of limits --------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,11 @@ def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -
     classes: dict[str, int] = {}
     set_aside: list[tuple[str, str]] = []
 
+    real = lru_cache(maxsize=_REMEMBERED)(os.path.realpath)
+
     @lru_cache(maxsize=_REMEMBERED)
     def find(file: str) -> tuple[str, int, int] | None:
-        full = _inside(file, base, root, path)
+        full = _inside(file, base, root, path, real)
         try:
             stat = os.stat(full)
         except (OSError, ValueError):
@@ -112,16 +114,36 @@ def _required(role: str, available: list[str], chosen: dict[str, str], path: Pat
     return found
 
 
-def _inside(file: str, base: str, root: str, table: Path) -> str:
-    """The absolute path of a table's entry; symbolic links inside the folder are the user's own."""
+def _inside(
+    file: str, base: str, root: str, table: Path, real: Callable[[str], str] = os.path.realpath
+) -> str:
+    """The absolute path of a table's entry, below ``root``; symbolic links inside the folder are the user's own.
+
+    Args:
+        file: the entry.
+        base: that a relative one starts at.
+        root: the folder that it must stay in.
+        table: for the message.
+        real: a path without links.
+
+    Raises:
+        InputError: it leads out of the folder.
+    """
     if _PLAIN.fullmatch(file):
         return base.rstrip(os.sep) + os.sep + file
     full = os.path.normpath(os.path.join(base, file.replace("\\", "/") if os.sep == "/" else file))
-    if full != root and not full.startswith(root.rstrip(os.sep) + os.sep):
-        raise InputError(
-            f"{table} names {file!r}, which is outside {root}; keep the images in the table's folder"
-        )
-    return full
+    if full == root or full.startswith(root.rstrip(os.sep) + os.sep):
+        return full
+    # Links may lead to the folder, or to one in it, by another name.
+    head, tail = os.path.split(full)
+    while tail and "\0" not in full:
+        inner = os.path.relpath(real(head), real(root))
+        if inner.split(os.sep)[0] != os.pardir:
+            return os.path.normpath(os.path.join(root, inner, full[len(head) :].lstrip(os.sep)))
+        head, tail = os.path.split(head)
+    raise InputError(
+        f"{table} names {file!r}, which is outside {root}; keep the images in the table's folder"
+    )
 
 
 def _read(path: Path) -> Any:

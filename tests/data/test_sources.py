@@ -173,6 +173,34 @@ def test_absolute_paths_inside_the_folder_are_fine(tmp_path: Path) -> None:
     assert len(list_source(write_table(tmp_path / "t.csv", rows)).names) == 2
 
 
+@pytest.mark.parametrize(("written", "opened"), [("link", "real"), ("real", "link"), ("link", "link")])
+def test_a_folder_may_be_named_through_links(tmp_path: Path, written: str, opened: str) -> None:
+    files = images(tmp_path / "real", 3)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "inner").symlink_to(tmp_path / "real" / "images")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "real" / files[2]).rename(tmp_path / "store" / "key")  # as DVC and git-annex keep files
+    (tmp_path / "real" / files[2]).symlink_to(tmp_path / "store" / "key")
+    paths = [
+        str(tmp_path / written / files[0]),
+        str(tmp_path / "inner" / "1.png"),
+        str(tmp_path / written / files[2]),
+    ]
+    write_table(tmp_path / "real" / "t.csv", [{"file": f, "label": f"c{i}"} for i, f in enumerate(paths)])
+    listing = list_source(tmp_path / opened / "t.csv")
+    assert list(listing.paths) == [str(tmp_path / opened / file) for file in files]
+
+
+@pytest.mark.parametrize("escape", ["link/secret.png", "link/real/../secret.png", "link"])
+def test_links_lead_nowhere_else(tmp_path: Path, escape: str) -> None:
+    files = images(tmp_path / "real", 2)
+    save(tmp_path / "secret.png", picture(0))
+    (tmp_path / "link").symlink_to(tmp_path)
+    rows = [{"file": f, "label": f"c{i}"} for i, f in enumerate([*files, str(tmp_path / escape)])]
+    with pytest.raises(InputError, match="outside"):
+        list_source(write_table(tmp_path / "real" / "t.csv", rows))
+
+
 def test_table_in_a_side_folder_describes_the_folder_above(tmp_path: Path) -> None:
     files = images(tmp_path, 2)
     rows = [{"file": f"../{f}", "label": f"c{i}"} for i, f in enumerate(files)]
