@@ -31,7 +31,8 @@ def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -
     """List the images of a table.
 
     Relative paths start at the table's folder and must stay inside it (or, for a table in a folder such as
-    ``annotations``, inside the folder above it); so must absolute ones.
+    ``annotations``, inside the folder above it); so must absolute ones. Blanks around paths and labels are left
+    away, but where a file has them in its name.
 
     Raises:
         InputError: the table cannot be read, a column is missing, or a path leads out of the folder.
@@ -69,12 +70,18 @@ def list_manifest(path: Path, chosen: dict[str, str], name: str | None = None) -
 
     both = zip(_texts(table[file_column]), _texts(table[label_column]), strict=True)
     for row, (file, label) in enumerate(both):
-        if not file:
+        label = label.strip()
+        if not file.strip():
             set_aside.append((f"{path.name} line {row + 2}", "no path"))
-        elif not label.strip():
+        elif not label:
             set_aside.append((file, "no label"))
         else:
             found = find(file)
+            if (
+                found is None and file != file.strip()
+            ):  # blanks belong to the path only where such a file exists
+                file = file.strip()
+                found = find(file)
             if found is None:
                 set_aside.append((file, "file does not exist"))
                 continue

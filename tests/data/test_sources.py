@@ -145,6 +145,28 @@ def test_separators_and_byte_order_mark(tmp_path: Path, separator: str) -> None:
     assert list_source(tmp_path / "t.csv").class_names == ["a", "b"]
 
 
+def test_blanks_beside_the_separators_are_no_part_of_what_is_said(tmp_path: Path) -> None:
+    files = images(tmp_path, 4)
+    save(tmp_path / " odd .png", picture(9))
+    (tmp_path / " odd .png").rename(tmp_path / " odd ")
+    lines = ["path, label, split, group", f" {files[0]} , ok , train, a", f"{files[1]},ok,test,a "]
+    lines += [
+        f"{files[2]} , bad, test , b",
+        f"\t{files[3]},bad,train,b",
+        " odd , ok, train, a",
+        " , ok, train, a",
+    ]
+    lines += [f" {tmp_path / files[0]}, bad, train, b", " none.png , ok, train, b"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    listing = list_source(tmp_path / "t.csv")
+    assert list(listing.names) == [*files, " odd ", str(tmp_path / files[0])]
+    assert list(listing.paths) == [str(tmp_path / f) for f in [*files, " odd ", files[0]]]
+    assert [listing.class_names[c] for c in listing.labels] == ["ok", "ok", "bad", "bad", "ok", "bad"]
+    assert listing.split.tolist() == [0, 2, 2, 0, 0, 0]
+    assert listing.groups[0].tolist() == [0, 0, 1, 1, 0, 1]
+    assert listing.set_aside == [("t.csv line 7", "no path"), ("none.png", "file does not exist")]
+
+
 def test_rows_that_cannot_be_used_are_set_aside(tmp_path: Path) -> None:
     files = images(tmp_path, 2)
     rows = [{"file": f, "label": f"c{i}"} for i, f in enumerate(files)]
