@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from automl.data._listing import PARTS, UNSET
+from automl.data._splits import unstated
 
 #: Examples that are listed per finding.
 _EXAMPLES = 20
@@ -173,6 +174,13 @@ def make_report(
             f"{class_names[rare]!r} has {total[rare]}"
         )
     notes = list(facts.notes)
+    if folds > 1 and (given == PARTS.index("validation")).any():
+        absent = [class_names[c] for c in unstated(labels, part, given)]
+        notes.append(
+            f"the given validation part has no image of {', '.join(repr(a) for a in absent[:5])}"
+            + (" …" if len(absent) > 5 else "")
+            + f"; as there are few images, it is dealt into {folds} folds together with train"
+        )
     if exact:
         notes.append(
             f"{exact} images are exact copies of others; copies never lie in different parts of a split made here"

@@ -205,8 +205,8 @@ class Dataset:
     def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """(training, validation) indices of each fold, ascending int64.
 
-        One fold where validation is large enough, else up to four over train and validation; classes that
-        have a single group stay in training.
+        One fold where validation is large enough or given by the source with images of every class, else up to four over
+        train and validation; classes that have a single group stay in training.
         """
         table = np.asarray(self._fold_of)
         out = []
@@ -275,7 +275,7 @@ def _make_view(base: Path, view: Path, seed: int) -> None:
     }
     labels, units, given = arrays["labels"], arrays["units"], arrays["given"]
     part = _splits.split(labels, units, given, seed)
-    folds, fold_of = _splits.folds(labels, units, part, seed)
+    folds, fold_of = _splits.folds(labels, units, part, given, seed)
     report = make_report(
         Facts(**about["facts"]),
         labels=labels,

@@ -51,18 +51,21 @@ def split(labels: np.ndarray, groups: np.ndarray, given: np.ndarray, seed: int) 
     return part
 
 
-def folds(labels: np.ndarray, groups: np.ndarray, part: np.ndarray, seed: int) -> tuple[int, np.ndarray]:
+def folds(
+    labels: np.ndarray, groups: np.ndarray, part: np.ndarray, given: np.ndarray, seed: int
+) -> tuple[int, np.ndarray]:
     """Decide how candidates are validated: number of folds and int8 ``[N]``, the fold that validates each image.
 
-    One fold (the validation part) where there are enough images; else :data:`FOLDS` stratified folds of whole
-    groups over train and validation. Images whose class has no other group stay in training
-    (:data:`ALWAYS`); test images have :data:`OUTSIDE`.
+    One fold (the validation part) where there are enough images, or where the source names validation images of every
+    class; else :data:`FOLDS` stratified folds of whole groups over train and validation. Images whose class has no
+    other group stay in training (:data:`ALWAYS`); test images have :data:`OUTSIDE`.
     """
     table = np.full(len(labels), OUTSIDE, np.int8)
     development = np.flatnonzero(part < 2)
     validation = part == 1
     counts = np.bincount(labels[validation], minlength=int(labels.max()) + 1)
-    if validation.any() and len(development) >= _FEW_IMAGES and np.median(counts) >= _FEW_OF_A_CLASS:
+    many = validation.any() and len(development) >= _FEW_IMAGES and np.median(counts) >= _FEW_OF_A_CLASS
+    if many or not len(unstated(labels, part, given)):
         table[development] = ALWAYS
         table[validation] = 0
         return 1, table
@@ -88,6 +91,11 @@ def folds(labels: np.ndarray, groups: np.ndarray, part: np.ndarray, seed: int) -
     renumber[used] = np.arange(len(used))
     table[table >= 0] = renumber[table[table >= 0]]
     return len(used), table
+
+
+def unstated(labels: np.ndarray, part: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Classes of the development images of which the source names no validation image that is in use as one."""
+    return np.setdiff1d(labels[part < 2], labels[(part == 1) & (given == 1)])
 
 
 def deal(labels: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: Sequence[int]) -> np.ndarray:

@@ -200,6 +200,28 @@ def test_given_split_that_leaks_is_kept_and_reported(tmp_path: Path, cache: Path
         assert len(np.unique(free.split[free.groups == group])) == 1
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_given_validation_is_kept_where_it_has_every_class(
+    tmp_path: Path, cache: Path, whole: bool
+) -> None:
+    for part, count in (("train", 10), ("val", 2), ("test", 4)):
+        counts = {"ok": count, "bad": count if whole or part != "val" else 0}
+        class_folders(tmp_path / "s" / part, counts, seed=100 * count)
+    data = load_dataset(tmp_path / "s", cache_dir=cache)
+    lines = "\n".join(data.report.lines())
+    kept = (
+        "the given validation part has no image of 'bad'; as there are few images, it is dealt into 4 folds"
+    )
+    if whole:
+        ((train, validation),) = data.folds
+        assert train.tolist() == data.indices("train").tolist()
+        assert validation.tolist() == data.indices("validation").tolist()
+        assert "validated by one validation part" in lines and kept not in lines
+    else:
+        assert len(data.folds) == 4
+        assert kept in lines
+
+
 def test_labels_that_look_alike_are_named(tmp_path: Path, cache: Path) -> None:
     class_folders(tmp_path / "s", {"Crack": 5, "crack ": 5, "ok": 120})
     data = load_dataset(tmp_path / "s", cache_dir=cache)

@@ -50,7 +50,8 @@ def test_folds_are_disjoint_cover_development_and_keep_groups_whole(
 ) -> None:
     labels, groups, seed = table
     part = split(labels, groups, np.full(len(labels), UNSET), seed)
-    number, table_of = folds(labels, groups, part, seed)
+    none = np.full(len(labels), UNSET)
+    number, table_of = folds(labels, groups, part, none, seed)
     assert 1 < number <= 4
     assert ((table_of == OUTSIDE) == (part == 2)).all()
     for group in np.unique(groups):
@@ -59,7 +60,7 @@ def test_folds_are_disjoint_cover_development_and_keep_groups_whole(
         training = (table_of != OUTSIDE) & (table_of != fold)
         assert (table_of == fold).any()
         assert set(labels[training]) == set(labels)
-    assert (table_of == folds(labels, groups, part, seed)[1]).all()
+    assert (table_of == folds(labels, groups, part, none, seed)[1]).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -113,7 +114,7 @@ def test_rare_class_is_on_every_side_where_it_can_be() -> None:
     lonely = np.array([0] * 200 + [1] * 50 + [2])
     part = split(lonely, np.arange(251), np.full(251, UNSET), 3)
     assert part[-1] == 0
-    number, table = folds(lonely, np.arange(251), part, 3)
+    number, table = folds(lonely, np.arange(251), part, np.full(251, UNSET), 3)
     assert number == 4
     assert table[-1] == ALWAYS
 
@@ -121,12 +122,27 @@ def test_rare_class_is_on_every_side_where_it_can_be() -> None:
 def test_one_fold_where_validation_is_large_enough() -> None:
     labels = np.repeat([0, 1], 400)
     part = split(labels, np.arange(800), np.full(800, UNSET), 0)
-    number, table = folds(labels, np.arange(800), part, 0)
+    number, table = folds(labels, np.arange(800), part, np.full(800, UNSET), 0)
     assert number == 1
     assert ((table == 0) == (part == 1)).all()
     many = np.repeat(np.arange(100), 20)
     part = split(many, np.arange(2000), np.full(2000, UNSET), 0)
-    assert folds(many, np.arange(2000), part, 0)[0] == 4
+    assert folds(many, np.arange(2000), part, np.full(2000, UNSET), 0)[0] == 4
+
+
+def test_a_given_validation_of_every_class_is_the_one_fold_however_small() -> None:
+    labels = np.tile([0, 1, 2], 12)
+    stated = np.zeros(36, np.int8)
+    stated[:3], stated[3:9] = 1, 2
+    part = split(labels, np.arange(36), stated, 0)
+    number, table = folds(labels, np.arange(36), part, stated, 0)
+    assert number == 1
+    assert table.tolist() == [0] * 3 + [OUTSIDE] * 6 + [ALWAYS] * 27
+    stated[2] = 0  # no image of the last class
+    part = split(labels, np.arange(36), stated, 0)
+    number, table = folds(labels, np.arange(36), part, stated, 0)
+    assert number == 4
+    assert ((table == OUTSIDE) == (stated == 2)).all()
 
 
 @pytest.mark.parametrize(
