@@ -299,7 +299,7 @@ def source_paths(texts: Sequence[str]) -> dict[str, Path]:
         name, equals, rest = text.partition("=")
         if not equals or os.path.exists(text):
             name, rest = "", text
-        path = Path(rest).expanduser().resolve()
+        path = Path(os.path.abspath(Path(rest).expanduser()))
         if not path.exists():
             raise InputError(f"data '{rest}' does not exist; give a folder of images, a table, or an npz")
         if not name:

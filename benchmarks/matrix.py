@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from automl.wording import plural
 from benchmarks.cells import (
     Cell,
     Spec,
@@ -31,8 +30,6 @@ from benchmarks.cells import (
     run_suite,
     sources,
 )
-from benchmarks.frames import runs_frame, trials_frame
-from benchmarks.gaps import gaps
 
 MODULE = "benchmarks.suites._quality_cell"
 #: Tasks whose images come with packages.
@@ -237,6 +234,7 @@ def prepare(specs: Sequence[Spec], options: argparse.Namespace) -> None:
         InputError: a peer is not installed, or the measuring failed.
     """
     from automl.errors import InputError
+    from automl.wording import plural
     from benchmarks.peers import PEERS, python_of
 
     missing = [spec for spec in specs if not Path(spec["target"]).exists()]
@@ -283,6 +281,8 @@ def _told(cell: Cell) -> str:
 
 def summarise(matrix: Matrix, cells: Sequence[Cell], options: argparse.Namespace) -> dict[str, Any]:
     """Scores of each task and method, ranks, times, and the engine's differences; writes the frames and the page."""
+    from benchmarks.frames import runs_frame, trials_frame
+    from benchmarks.gaps import gaps
     from benchmarks.page import page, ranks
     from benchmarks.standings import mean_scores, times_to_reference
     from benchmarks.tables import head
