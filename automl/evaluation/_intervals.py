@@ -66,12 +66,26 @@ def share_interval(
     value = k / n
     per_group = np.bincount(members, weights=(hits - value * whole) / n)
     variance = groups / max(groups - 1, 1) * float((per_group**2).sum())
-    effective = n if variance == 0 else min(float(n), value * (1 - value) / variance)
-    if groups > 1:
-        effective *= (_student(n - 1) / _student(groups - 1)) ** 2
-    effective = max(min(effective, float(n)), 1.0)
-    low, high = binomial_interval(value * effective, effective)
+    low, high = effective_interval(value, variance, n, groups, n)
     return *no_better_than_flawless(value, low, high, best), best
+
+
+def effective_interval(
+    value: float, variance: float, images: int, groups: int, most: float
+) -> tuple[float, float]:
+    """Exact interval of a value in 0 … 1 at the number of images that its variance tells (Korn & Graubard 1998).
+
+    Args:
+        value: a share, or a mean of shares.
+        variance: of the value; 0 where it cannot be seen.
+        images, groups: that it rests on; with few groups the variance itself is uncertain, which Student's t allows for.
+        most: images that it counts as at most.
+    """
+    effective = most if variance == 0 else min(most, value * (1 - value) / variance)
+    if groups > 1:
+        effective *= (_student(images - 1) / _student(groups - 1)) ** 2
+    effective = max(min(effective, most), 1.0)
+    return binomial_interval(value * effective, effective)
 
 
 def _student(freedom: int) -> float:
