@@ -15,11 +15,11 @@ from automl import supernets
 from automl.aside import Aside
 from automl.candidate import Candidate
 from automl.device import cores
-from automl.errors import AutomlError, InputError
+from automl.errors import AutomlError
 from automl.machine import trial_resources
 from automl.plan import LANDMARK_SHARE, Clock, PhasedProposer, Refit
 from automl.records import INTERRUPTED, Outcome, TrialSpec
-from automl.run_folder import RunFolder, brought_folders, changed_limits, told_sets
+from automl.run_folder import RunFolder, brought_folders, changed_limits, require_same_data, told_sets
 from automl.task import Constraint, Task, check_class_names
 from automl.ticker import Ticker
 from strategy_pool.strategy import FROZEN_METHODS
@@ -126,11 +126,7 @@ class Run:
         )
         check(self.dataset.class_names)
         self.sample = self.dataset
-        if self.begun.get("fingerprint", self.dataset.fingerprint) != self.dataset.fingerprint:
-            raise InputError(
-                f"the images of {self.task.data} have changed since {self.folder} was begun, so its trials do not "
-                "fit them; submit them with another --out"
-            )
+        require_same_data(self.begun, self.dataset, self.folder, self.say)
         _write_json(
             self.folder / "search" / "task.json",
             {
@@ -138,6 +134,7 @@ class Run:
                 "limits": told_sets(self.limits),
                 "columns": columns,
                 "fingerprint": self.dataset.fingerprint,
+                "digests": self.dataset.digests,
                 "run_id": self.run_id,
                 **self.how,
             },

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -176,6 +176,43 @@ def changed_limits(begun: Mapping[str, Any], task: Task, sets: Sequence[Sequence
         if was != now and (name != "data" or os.path.realpath(was) != os.path.realpath(now)):
             raise InputError(f"the run was begun with {name} {was}; resume it with that, not with {now}")
     return [before.constraints, *parse_sets(begun.get("limits", []))] != [task.constraints, *sets]
+
+
+def require_same_data(
+    begun: Mapping[str, Any], dataset: Any, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Check that the trials of a resumed run fit the images: they refer to them by number, and to their split.
+
+    Args:
+        begun: its ``task.json``; empty for a new run.
+        dataset: the :class:`automl.data.Dataset` that was read now.
+        folder: of the run, for the message.
+        say: tells the user something.
+
+    Raises:
+        InputError: they do not.
+    """
+    if begun.get("fingerprint", dataset.fingerprint) != dataset.fingerprint:
+        raise InputError(
+            f"the images of {dataset.source} have changed since {folder} was begun, so its trials do not fit them; "
+            "submit them with another --out"
+        )
+    before = begun.get("digests")
+    if before is None:
+        if begun:
+            say(
+                "  an earlier version began this run and did not write down the split: its trials fit only if the table, "
+                "its split and its groups are the same now"
+            )
+        return
+    changed = [name for name, digest in dataset.digests.items() if before.get(name) != digest]
+    if "order" in changed:  # all others follow from it
+        changed = ["order"]
+    if changed:
+        raise InputError(
+            f"the {' and '.join(changed)} of the images of {dataset.source} changed since {folder} was begun, so its trials "
+            "do not fit them; resume it with the same table and the same --column, or submit with another --out"
+        )
 
 
 def brought_folders(run: Any) -> Any:

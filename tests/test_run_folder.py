@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from automl.run_folder import (
     as_asked,
     changed_limits,
     require_free,
+    require_same_data,
     told_sets,
 )
 from automl.task import Constraint, Task
@@ -132,6 +134,29 @@ def test_changed_limits_are_noticed_and_what_does_not_fit_is_refused(tmp_path: P
             changed_limits(values, Task.from_dict({**values, name: value}), SETS)
     (tmp_path / "link").symlink_to(tmp_path)
     assert not changed_limits(values, Task.from_dict({**values, "data": str(tmp_path / "link")}), SETS)
+
+
+def test_trials_of_another_split_are_not_resumed(tmp_path: Path) -> None:
+    digests = dict.fromkeys(("order", "labels", "groups", "split", "folds"), "a")
+    data = SimpleNamespace(fingerprint="f", digests=digests, source=tmp_path / "parts.csv")
+    said: list[str] = []
+
+    def resume(**begun: Any) -> None:
+        require_same_data(begun, data, tmp_path / "run", said.append)
+
+    resume()
+    resume(fingerprint="f", digests=digests)
+    assert not said
+    for now, told in (
+        ({"split": "b", "folds": "b"}, r"the split and folds of the images of .*parts\.csv changed since"),
+        ({"order": "b", "split": "b"}, "the order of the images"),
+    ):
+        with pytest.raises(InputError, match=rf"{told}.*the same --column, or submit with another --out"):
+            resume(fingerprint="f", digests={**digests, **now})
+    with pytest.raises(InputError, match=r"the images of .* have changed"):
+        resume(fingerprint="g", digests=digests)
+    resume(fingerprint="f")
+    assert "earlier version" in said[0]
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -177,6 +177,24 @@ def test_a_finished_run_is_not_overwritten_and_resumes(run: Any) -> None:
     assert list(again.trials["trial_id"])[: len(done)] == done
 
 
+def test_a_run_is_not_resumed_on_another_split(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=12)
+    files = sorted(str(path.relative_to(data)) for path in data.rglob("*.png"))
+    rows = [
+        {"path": f, "label": f.split("/")[0], "split": "test" if n % 4 else ""} for n, f in enumerate(files)
+    ]
+    pd.DataFrame(rows).to_csv(data / "labels.csv", index=False)
+    url = f"sqlite:///{tmp_path}/history.db"
+    small(data / "labels.csv", tmp_path / "run", history_url=url)
+    before = (tmp_path / "run" / "search" / "task.json").read_bytes()
+    with pytest.raises(InputError, match=r"split and folds of the images of .* changed since"):
+        small(data / "labels.csv", tmp_path / "run", resume=True, history_url=url, columns={"split": ""})
+    pd.DataFrame(rows[::-1]).to_csv(data / "labels.csv", index=False)
+    with pytest.raises(InputError, match=r"the order of the images of .* changed since"):
+        small(data / "labels.csv", tmp_path / "run", resume=True, history_url=url)
+    assert (tmp_path / "run" / "search" / "task.json").read_bytes() == before
+
+
 def test_runs_in_one_folder_are_two_and_a_moved_one_stays_one(tmp_path: Path) -> None:
     from strategy_pool.history import History
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -119,6 +120,24 @@ class Dataset:
         return bool((self._given == 2).any())
 
     @cached_property
+    def digests(self) -> dict[str, str]:
+        """Hex names of what the results of trials refer to, which the fingerprint does not cover.
+
+        ``order``: which picture each image is; ``labels``: with the names of the classes; ``groups``, ``split`` and
+        ``folds``: of each image.
+        """
+        with open(self._base / "thumbs.u8", "rb") as thumbs:
+            pictures = hashlib.file_digest(thumbs, "sha256").digest()
+        names = json.dumps(self.class_names).encode("ascii")
+        return {
+            "order": _hex_name(pictures, self._rows),
+            "labels": _hex_name(names, self.labels),
+            "groups": _hex_name(b"", self.groups),
+            "split": _hex_name(b"", self.split),
+            "folds": _hex_name(str(self._fold_count).encode("ascii"), self._fold_of),
+        }
+
+    @cached_property
     def source_names(self) -> Sequence[str]:
         """What each image is called in the source: a path relative to it, or ``FILE.npz[INDEX]``."""
         return self._texts[0]
@@ -217,6 +236,10 @@ class Dataset:
                 inside, outside = inside & self._picked, outside & self._picked
             out.append((np.flatnonzero(outside), np.flatnonzero(inside)))
         return out
+
+
+def _hex_name(about: bytes, numbers: np.ndarray) -> str:
+    return hashlib.sha256(about + b"\0" + np.ascontiguousarray(numbers).tobytes()).hexdigest()[:16]
 
 
 def load_dataset(

@@ -109,6 +109,37 @@ def test_fingerprint_does_not_depend_on_the_place(source: Path, cache: Path, tmp
     )
 
 
+def test_digests_tell_what_changed_beside_the_pictures(source: Path, cache: Path) -> None:
+    files = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    table = pd.DataFrame({"path": files, "label": [file.split("/")[0] for file in files]})
+    table["split"] = ["test" if at % 3 else "" for at in range(len(table))]
+
+    def read(frame: pd.DataFrame, columns: dict[str, str] | None = None) -> Dataset:
+        frame.to_csv(source / "labels.csv", index=False)
+        return load_dataset(source / "labels.csv", cache_dir=cache, columns=columns)
+
+    first = read(table)
+    assert first.digests == Dataset.open(first.folder).digests
+    for other, changed in (
+        (read(table, {"split": ""}), {"split", "folds"}),
+        (read(table.assign(group=[at // 2 for at in range(len(table))])), {"groups"}),
+        (read(table.iloc[[1, 0, *range(2, len(table))]]), {"order", "split"}),
+    ):
+        assert other.fingerprint == first.fingerprint
+        assert changed <= {name for name, digest in other.digests.items() if first.digests[name] != digest}
+        assert other.digests["labels"] == first.digests["labels"]
+
+
+def test_pictures_of_one_class_that_change_places_change_the_order(tmp_path: Path, cache: Path) -> None:
+    images = np.stack([picture(seed) for seed in range(12)])
+    read = []
+    for name, order in (("a", np.arange(12)), ("b", np.array([1, 0, *range(2, 12)]))):
+        np.savez(tmp_path / f"{name}.npz", images=images[order], labels=np.arange(12) // 6)
+        read.append(load_dataset(tmp_path / f"{name}.npz", cache_dir=cache))
+    assert read[0].fingerprint == read[1].fingerprint
+    assert {n for n, digest in read[0].digests.items() if read[1].digests[n] != digest} == {"order"}
+
+
 def test_bad_files_are_set_aside(source: Path, cache: Path) -> None:
     (source / "ok" / "empty.png").write_bytes(b"")
     (source / "ok" / "text.jpg").write_text("no image")
