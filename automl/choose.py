@@ -187,6 +187,8 @@ class Chooser:
 def choose_refits(run: Any) -> list[Refit]:
     """The fine-tuned members of a run's best choices, as many as there are workers.
 
+    A resumed run may have other backbones and recipes than it began with; what is gone is not trained on.
+
     Args:
         run: the :class:`automl.run.Run`, whose search is over.
     """
@@ -207,9 +209,13 @@ def choose_refits(run: Any) -> list[Refit]:
         # Now that it is known who will answer, mostly less; and there are models already.
         run.clock.keep_for(run.scored[0], macs, run.scored[1], most=0.8)
     done = {spec.initial for spec, outcome in run.finished if spec.purpose == "refit"}
+    backbones = {b.name for b in run.backbones}
     tuned = [
         name
         for name in sorted(weights, key=lambda n: -weights[n])
-        if by_id[name].strategy["method"] not in FROZEN_METHODS and str(run.store.folder(name)) not in done
+        if by_id[name].strategy["method"] not in FROZEN_METHODS
+        and str(run.store.folder(name)) not in done
+        and by_id[name].candidate.architecture in backbones
+        and by_id[name].candidate.strategy in run.catalog
     ]
     return [Refit(by_id[name].candidate, name) for name in tuned[: max(run.workers, 2)]]

@@ -131,14 +131,14 @@ def distinct(
     """The candidates without those that do what a known or an earlier one does, under whatever name.
 
     Args:
-        candidates: in order; those that are known themselves are kept.
+        candidates: in order; those that are known themselves are kept, those whose strategy is gone are not.
         catalog: strategies by name.
         known: what was tried or will be.
     """
     known = set(known)
     done = {(c.triple, _recipe(catalog[c.strategy])): c for c in known if not c.overrides}
     kept = []
-    for candidate in candidates:
+    for candidate in (c for c in candidates if c.strategy in catalog):
         key = candidate.triple, _recipe(catalog[candidate.strategy])
         if done.setdefault(key, candidate) == candidate:
             kept.append(candidate)

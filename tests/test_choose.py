@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from automl.candidate import Candidate
-from automl.choose import Chooser, load_scores
+from automl.choose import Chooser, choose_refits, load_scores
 from automl.records import Outcome, TrialSpec
-from automl.task import Constraint, Objective
+from automl.task import Constraint, Objective, Task
 
 LABELS = np.arange(90) % 3
 
@@ -94,6 +98,36 @@ def test_members_are_as_many_as_there_is_time_to_score_test_images_with(
     choices = finished.chooser(most_macs=most).choices([])
     assert max(len(c.weights) for c in choices) == largest
     assert {tuple(c.weights) for c in choices} >= {("a",), ("b",), ("c",)}
+
+
+def test_what_a_resumed_run_has_no_longer_is_not_trained_on(finished: Finished) -> None:
+    for name in "abc":
+        finished.add(name, 1.5)
+    finished.trials = [
+        (
+            replace(
+                s,
+                strategy={"method": "full"},
+                candidate=replace(s.candidate, strategy=f"recipe_{s.trial_id}"),
+            ),
+            o,
+        )
+        for s, o in finished.trials
+    ]
+    run = SimpleNamespace(
+        finished=finished.trials, dataset=Data(), task=Task(str(finished.folder)), limits=(), most_macs=math.inf,
+        macs=defaultdict(float), scored=(30, 1), workers=4, table=pd.DataFrame(),
+        clock=SimpleNamespace(keep_for=lambda *_, **__: None), store=SimpleNamespace(folder=finished.folder.joinpath),
+        backbones=[SimpleNamespace(name=name) for name in "abc"], catalog={f"recipe_{name}": None for name in "abc"},
+    )  # fmt: skip
+    wanted = {refit.source for refit in choose_refits(run)}
+    assert len(wanted) > 1
+    for gone in sorted(wanted):
+        without = SimpleNamespace(**{**vars(run), "backbones": [b for b in run.backbones if b.name != gone]})
+        assert {refit.source for refit in choose_refits(without)} == wanted - {gone}
+        known = {name: recipe for name, recipe in run.catalog.items() if name != f"recipe_{gone}"}
+        without = SimpleNamespace(**{**vars(run), "catalog": known})
+        assert {refit.source for refit in choose_refits(without)} == wanted - {gone}
 
 
 def test_without_usable_trials_there_is_no_choice(finished: Finished) -> None:

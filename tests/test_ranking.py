@@ -85,6 +85,7 @@ def test_what_does_the_same_under_another_name_is_left_out() -> None:
     assert distinct(pool, CATALOG) == [twin, other, tuned]
     changed = Candidate("big", 224, "fp32", native.name, (("strength", 0.5),))
     assert distinct([twin], CATALOG, [changed]) == [twin]
+    assert distinct([Candidate("big", 96, "fp32", "of_a_pool_before"), other], CATALOG) == [other]
 
 
 def test_the_catalog_order_asks_nothing_else() -> None:
