@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from automl import _container
 from automl.errors import InputError
 
 KIND = "automl device profile"
@@ -27,10 +28,9 @@ LEAST = 5
 
 
 def cores() -> int:
-    """Processors that this process may use, which on a shared machine are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Processors that this process may use, which on a shared machine or in a container are fewer than there are."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(there, _container.processors())))
 
 
 @dataclass(frozen=True)

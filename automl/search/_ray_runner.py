@@ -23,6 +23,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from automl import _container
 from automl.machine import places
 from automl.records import WORKER_DIED, Outcome, Progress
 from automl.search._driver import Driver
@@ -271,10 +272,10 @@ def _bundle(resources: dict[str, float]) -> dict[str, float]:
 
 
 def _memory_limit(concurrency: int) -> int:
-    """Half of a worker's fair share of the machine."""
+    """Half of a worker's fair share of the machine, or of the container that it runs in."""
     import psutil
 
-    return int(psutil.virtual_memory().total * 0.5 / max(concurrency, 1))
+    return int(min(psutil.virtual_memory().total, _container.memory()) * 0.5 / max(concurrency, 1))
 
 
 def _prepare_workers(scheduler: Any, concurrency: int) -> None:
