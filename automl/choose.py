@@ -13,6 +13,7 @@ import numpy as np
 
 from automl.ensemble import Member, Selection, blend, calibrate, select
 from automl.evaluation import metrics, operating_point
+from automl.networks import cost_table
 from automl.plan import Refit
 from automl.records import Outcome, TrialSpec
 from automl.task import Constraint, Objective
@@ -192,8 +193,6 @@ def choose_refits(run: Any) -> list[Refit]:
     Args:
         run: the :class:`automl.run.Run`, whose search is over.
     """
-    from automl.finish import cost_table
-
     costs = cost_table(run.table, cautious=True)
     chooser = Chooser(run.finished, run.dataset, run.task.objective, costs, run.most_macs)
     weights: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import json
@@ -9,6 +10,7 @@ import math
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from automl.errors import AutomlError
 from automl.evaluation.latency import measured_costs
 from automl.explain import why
 from automl.history_rows import versions
+from automl.networks import cost_table
 from automl.records import INTERRUPTED, Outcome, TrialSpec
-from automl.task import Constraint, Task
+from automl.task import COST_METRICS, Constraint, Task
 
 #: Exports that are tried until one keeps its limits.
 _TRIES = 6
@@ -206,7 +209,7 @@ class Finisher:
         cost_limits = [c for c in limits if c.is_cost]
         timed = any(c.name.startswith("latency") for c in limits)
         best: tuple[float, int, tuple[Selection, Any, Any, Any]] | None = None
-        failure: AutomlError | None = None
+        failure: Exception | None = None
         safest = _safest(choices, cost_limits)
         for number, selection in enumerate(_tries(choices, safest)):
             late = best is not None and self.submit.clock.late()
@@ -217,9 +220,13 @@ class Finisher:
             try:
                 info = self._write(selection, point.bias, path)
                 latency = measure_latency(path, task.device, remembered, thorough=False)
-            except AutomlError as error:
+            except Exception as error:  # whatever is wrong with one choice, the next may still be a model
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
                 failure = error
-                self.submit.notes.append(f"{self._named(selection)} is not the model: {error}")
+                if not isinstance(error, AutomlError):
+                    self.submit.say(traceback.format_exc().rstrip())
+                self.submit.notes.append(f"{self._named(selection)} is not the model: {_told(error)}")
                 self.submit.say(f"  {self.submit.notes[-1]}; trying the next")
                 continue
 
@@ -239,7 +246,7 @@ class Finisher:
                 f"  {self._named(selection)} misses a limit by {100 * worst:.1f} % when measured; trying the next"
             )
         if best is None:
-            raise AutomlError(f"nothing could be exported: {failure}")
+            raise AutomlError(f"nothing could be exported: {_told(failure)}") from failure
         _, number, chosen = best
         exported = folder / "search" / f"export-{number}.onnx"
         for left in set((folder / "search").glob("export-*.onnx")) - {exported}:
@@ -362,7 +369,7 @@ class Finisher:
         for spec, outcome in self.submit.finished:
             c = spec.candidate
             cost = self.costs.get(c.triple, {})
-            known = {k: float(cost.get(k, math.nan)) for k in _COSTS}
+            known = {k: float(cost.get(k, math.nan)) for k in COST_METRICS}
             rows.append(
                 {
                     "trial_id": spec.trial_id,
@@ -450,20 +457,6 @@ class Finisher:
 
 #: Of a winner, where it is not the pool.
 SOURCES = ("search", "supernet")
-_COSTS = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
-
-
-def cost_table(
-    frame: pd.DataFrame, *, cautious: bool = False
-) -> dict[tuple[str, int, str], dict[str, float]]:
-    """(architecture, resolution, precision) → costs of its untrained export; ``cautious``: in a slow moment."""
-    found = {}
-    for row in frame.to_dict("records"):
-        costs = {k: float(row[k]) for k in _COSTS}
-        if cautious:
-            costs["latency_ms"] = float(row["latency_upper_ms"])
-        found[str(row["architecture"]), int(row["resolution"]), str(row["precision"])] = costs
-    return found
 
 
 def _safest(choices: Sequence[Selection], limits: Sequence[Constraint]) -> Selection:
@@ -477,6 +470,12 @@ def _tries(choices: Sequence[Selection], safest: Selection) -> list[Selection]:
     """The first choices, and after two of them the safest one."""
     first = list(choices[:_TRIES])
     return list({id(s): s for s in (*first[:2], safest, *first[2:])}.values())
+
+
+def _told(error: Exception | None) -> str:
+    """An error in one line; of one that nobody foresaw, what kind it is."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AutomlError) else f"{type(error).__name__}: {text[:300]}"
 
 
 def _save_scores(

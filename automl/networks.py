@@ -17,7 +17,7 @@ from automl.errors import InputError
 from automl.home import cache_folder
 from automl.plan import COSTS_SHARE
 from automl.ranking import resolutions_for
-from automl.task import Constraint, Task
+from automl.task import COST_METRICS, Constraint, Task
 from search_spaces import carried
 from search_spaces.backbones import Backbone, find_backbones
 
@@ -130,6 +130,19 @@ def measure_tried(run: Any) -> None:
         deadline=time.monotonic() + seconds,
     )
     run.table.to_parquet(run.folder / "search" / "feasibility.parquet")
+
+
+def cost_table(
+    frame: pd.DataFrame, *, cautious: bool = False
+) -> dict[tuple[str, int, str], dict[str, float]]:
+    """(architecture, resolution, precision) → costs of its untrained export; ``cautious``: in a slow moment."""
+    found = {}
+    for row in frame.to_dict("records"):
+        costs = {k: float(row[k]) for k in COST_METRICS}
+        if cautious:
+            costs["latency_ms"] = float(row["latency_upper_ms"])
+        found[str(row["architecture"]), int(row["resolution"]), str(row["precision"])] = costs
+    return found
 
 
 def macs(table: pd.DataFrame) -> Mapping[tuple[str, int, str], float]:

@@ -249,7 +249,7 @@ class SearcherRun(Run):
 
     def _refits(self) -> list[Refit]:
         """The best trial, where it is a fine-tuning; as :func:`automl.choose.choose_refits` for the engine."""
-        from automl.finish import cost_table
+        from automl.networks import cost_table
 
         costs = cost_table(self.table, cautious=True)
         best = self._best(Chooser(self.finished, self.dataset, self.task.objective, costs, self.most_macs))

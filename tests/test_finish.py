@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from automl.errors import AutomlError
 from automl.finish import Finisher
 from automl.predict import read_labels
 from automl.task import Constraint, Task
@@ -21,6 +23,7 @@ class Tried:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, *, used: float = 0.0) -> None:
         self.measured: list[tuple[str, bool]] = []
+        self.fails: dict[str, BaseException] = {}
         self.folder, self.used = folder, used
         (folder / "search").mkdir()
         monkeypatch.setattr("automl.evaluation.latency.measure_latency", self.measure)
@@ -34,6 +37,8 @@ class Tried:
         self.finisher = finisher
 
     def write(self, selection: Any, _bias: Any, path: Path) -> Any:
+        if selection.name in self.fails:
+            raise self.fails[selection.name]
         path.write_text(selection.name)
         return SimpleNamespace(size_bytes=1e6, params=1e6, macs=1e6)
 
@@ -102,3 +107,50 @@ def test_without_one_that_keeps_them_the_closest_is_taken(
 ) -> None:
     tried = Tried(monkeypatch, tmp_path)
     assert tried.export(tmp_path, {"a=3": 1.9, "b=2.5": 1.8, "c=4": 1.0}) == "b=2.5"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no kernel\nfor Conv"), MemoryError("bad allocation"), OSError("gone")]
+)
+def test_whatever_fails_with_one_choice_the_next_is_tried(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    said: list[str] = []
+    tried.finisher.submit.say = said.append
+    tried.fails = {"a=1": error}
+    assert tried.export(tmp_path, {"a=1": 1.9, "b=1": 1.8}) == "b=1"
+    [note] = tried.finisher.submit.notes
+    assert note.startswith(f"a=1 is not the model: {type(error).__name__}: ") and "\n" not in note
+    assert "Traceback" in said[0]  # nobody foresaw it
+
+
+def test_an_error_that_is_foreseen_needs_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    said: list[str] = []
+    tried.finisher.submit.say = said.append
+    tried.fails = {"a=1": AutomlError("it cannot be exported")}
+    assert tried.export(tmp_path, {"a=1": 1.9, "b=1": 1.8}) == "b=1"
+    assert said == ["  a=1 is not the model: it cannot be exported; trying the next"]
+
+
+def test_what_no_choice_survives_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    tried.fails = {"a=1": RuntimeError("first"), "b=1": RuntimeError("second")}
+    with pytest.raises(AutomlError, match="nothing could be exported: RuntimeError: second") as raised:
+        tried.export(tmp_path, {"a=1": 1.9, "b=1": 1.8})
+    assert raised.value.__cause__ is tried.fails["b=1"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "full"), KeyboardInterrupt()]
+)
+def test_a_full_disk_and_ctrl_c_end_it(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    tried.fails = {"a=1": error}
+    with pytest.raises(type(error)):
+        tried.export(tmp_path, {"a=1": 1.9, "b=1": 1.8})
