@@ -170,12 +170,11 @@ def changed_limits(begun: Mapping[str, Any], task: Task, sets: Sequence[Sequence
     Raises:
         InputError: it is asked for something that its trials do not fit.
     """
-    before = Task.from_dict(begun)
     for name in ("data", "seed", "objective"):
-        was, now = before.to_dict()[name], task.to_dict()[name]
+        was, now = begun[name], task.to_dict()[name]
         if was != now and (name != "data" or os.path.realpath(was) != os.path.realpath(now)):
             raise InputError(f"the run was begun with {name} {was}; resume it with that, not with {now}")
-    return [before.constraints, *parse_sets(begun.get("limits", []))] != [task.constraints, *sets]
+    return parse_sets([begun["constraints"], *begun.get("limits", [])]) != [task.constraints, *sets]
 
 
 def require_same_data(

@@ -416,6 +416,8 @@ def _number(text: str, name: str, whole: str) -> float:
 def read_task(path: Path, folder: Path) -> dict[str, Any]:
     """The task of a run, checked, as the plain values that were written.
 
+    Its device is not looked for: it may have been another machine's, and another one may be asked for now.
+
     Args:
         path: the file.
         folder: of the run, for the message.
@@ -425,7 +427,7 @@ def read_task(path: Path, folder: Path) -> dict[str, Any]:
     """
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        Task.from_dict(values)
+        Task.from_dict({**values, "device": "cpu:1"})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is no run that could be resumed; it has no search/task.json") from None
     except (TypeError, KeyError, ValueError) as error:

@@ -86,6 +86,30 @@ def test_how_was_searched_is_remembered(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("device", ["cpu:4096", "cuda:77", "gone.json"])
+def test_the_device_of_the_run_matters_only_where_it_is_used(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = begun(tmp_path, tmp_path / "run", device=device)
+    folder = RunFolder(tmp_path / "run", tmp_path, True)
+    folder.close()
+    task = Task.make(tmp_path, constraints=["latency_ms<=5"], objective="accuracy", seed=4)
+    assert folder.begun == values and not changed_limits(folder.begun, task, [])
+    assert as_asked(tmp_path / "run", {**defaults(), "device": "cpu:1"}, {"device"})["device"] == "cpu:1"
+    seen: list[Task] = []
+
+    def submit(task: Task, **_options: Any) -> Any:
+        seen.append(task)
+        raise InputError("seen")
+
+    monkeypatch.setattr(engine, "submit", submit)
+    resume = ("submit", tmp_path, "--resume", tmp_path / "run")
+    refused(automl(*resume, "--device", "cpu:1"), "seen")
+    assert str(seen[0].device) == "cpu:1"
+    refused(automl(*resume), device)
+    assert len(seen) == 1
+
+
 def test_sets_of_limits_are_remembered_and_give_way_to_a_limit(tmp_path: Path) -> None:
     begun(tmp_path, tmp_path / "run", limits=told_sets(SETS), constraints=[])
     assert as_asked(tmp_path / "run", defaults(), set())["limits"] == SETS
