@@ -127,6 +127,8 @@ def as_asked(folder: Path, now: Mapping[str, Any], typed: Collection[str]) -> di
     begun = read_task(folder / "search" / "task.json", folder)
     if {"constraints", "limits"} & set(typed):  # one takes the place of the other
         typed = {*typed, "constraints", "limits"}
+    if "budget" in typed:  # it takes the place of a number of trials, which would go before it
+        typed = {*typed, "max_trials"}
     if "use_pool" in typed:  # the command line has one option for both
         typed = {*typed, "use_search"}
     asked = {name: now[name] if name in typed or name not in begun else begun[name] for name in REMEMBERED}

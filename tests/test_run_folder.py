@@ -71,6 +71,21 @@ def test_what_is_not_typed_again_is_remembered(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "trials", "seconds"),
+    [({}, 7, 180.0), ({"budget": "2h"}, None, "2h"), ({"max_trials": 9}, 9, 180.0), ({"budget": "2h", "max_trials": 9}, 9, "2h")],
+)  # fmt: skip
+def test_a_budget_takes_the_place_of_a_number_of_trials(
+    tmp_path: Path, typed: dict[str, Any], trials: int | None, seconds: float | str
+) -> None:
+    begun(tmp_path, tmp_path / "run", max_trials=7)
+    asked = as_asked(tmp_path / "run", {**defaults(), **typed}, set(typed))
+    assert (asked["max_trials"], asked["budget"]) == (trials, seconds)
+    begun(tmp_path, tmp_path / "timed", max_trials=None)
+    asked = as_asked(tmp_path / "timed", {**defaults(), **typed}, set(typed))
+    assert asked["max_trials"] == typed.get("max_trials")
+
+
 def test_how_was_searched_is_remembered(tmp_path: Path) -> None:
     begun(tmp_path, tmp_path / "run", use_pool=False, use_search=False, use_supernet=False, explore=0.1)
     now = {**defaults(), "use_pool": True, "use_search": True, "use_supernet": True, "explore": 0.4}
