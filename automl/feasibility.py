@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -304,6 +304,7 @@ def measure_tried(
     cache: Path,
     *,
     deadline: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Measure what was tried without any limit on its cost, so that a report can show what it costs.
 
@@ -312,6 +313,7 @@ def measure_tried(
         triples: (architecture, resolution, precision), the most interesting first.
         backbones, classes, device, cache: as in :func:`measure`.
         deadline: ``time.monotonic()`` after which the rest stays as it is.
+        progress: called with (done, total) before each.
 
     Returns:
         the frame with the costs that were measured.
@@ -319,9 +321,11 @@ def measure_tried(
     by_name = {backbone.name: backbone for backbone in backbones}
     frame = frame.copy()
     with Bench(device, classes, cache, learn=False) as bench:
-        for name, side, precision in triples:
+        for done, (name, side, precision) in enumerate(triples):
             if deadline is not None and time.monotonic() > deadline:
                 break
+            if progress is not None:
+                progress(done, len(triples))
             row = (
                 frame["architecture"].eq(name)
                 & frame["resolution"].eq(side)

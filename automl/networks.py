@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +14,17 @@ from automl import feasibility
 from automl.aside import Aside
 from automl.errors import InputError
 from automl.home import cache_folder
-from automl.plan import COSTS_SHARE
+from automl.plan import costs_seconds
 from automl.ranking import resolutions_for
 from automl.task import COST_METRICS, Constraint, Task
+from automl.ticker import Ticker
 from search_spaces import carried
 from search_spaces.backbones import Backbone, find_backbones
 
 #: Million MACs that a network is taken to have where they are not known.
 _UNKNOWN_MACS = 100.0
+#: Seconds in which networks are measured for the report of a search that was interrupted.
+_AFTER_INTERRUPTION = 5.0
 
 
 def find(
@@ -114,12 +116,17 @@ def measure(
 
 
 def measure_tried(run: Any) -> None:
-    """Where no limit asked for it: what the networks of a run's best trials cost, for the report."""
+    """Where no limit asked for it: what the networks of a run's best trials cost, for the report.
+
+    Who interrupted the search waits for its model, so there are a few seconds only.
+    """
     sets = [*run.limits, run.task.constraints]
     scored = [(o.usable_score, s.candidate.triple) for s, o in run.finished if o.usable_score is not None]
     if any(c.is_cost for limits in sets for c in limits) or not scored:
         return
-    seconds = math.inf if run.clock.budget is None else COSTS_SHARE * run.clock.budget
+    seconds = costs_seconds(run.clock.budget)
+    if run.interrupted:
+        seconds = min(seconds, _AFTER_INTERRUPTION)
     run.table = feasibility.measure_tried(
         run.table,
         list(dict.fromkeys(triple for _, triple in sorted(scored, reverse=True))),
@@ -128,6 +135,7 @@ def measure_tried(run: Any) -> None:
         run.task.device,
         cache_folder("feasibility"),
         deadline=time.monotonic() + seconds,
+        progress=Ticker(run.say, "measuring", "networks"),
     )
     run.table.to_parquet(run.folder / "search" / "feasibility.parquet")
 

@@ -22,8 +22,8 @@ from automl.supernets import SUPERNET
 SEARCH_SHARE = 0.7
 #: Share of the same time that the first models on frozen features may take.
 LANDMARK_SHARE = 0.12
-#: Share of a budget for measuring what the tried networks cost where no limit asked for it.
-COSTS_SHARE = 0.02
+#: Share of a budget for measuring what the tried networks cost where no limit asked for it, and seconds at most.
+COSTS_SHARE, MOST_COSTS = 0.02, 60.0
 #: When measuring what networks cost has to end, as a share of a budget, and the share that it gets in any case.
 FEASIBILITY_END, FEASIBILITY_SHARE = 0.25, 0.2
 #: Share of a budget beyond which not even a model that keeps the limits is looked for.
@@ -162,7 +162,12 @@ def finishing_seconds(
         return 0.0
     each = (macs_m / _SCORING_RATE + _PER_IMAGE) / max(1, workers)
     scoring = min(images * each, max(ENOUGH_TESTED * each, MORE_TESTED * budget / sets))
-    return min(MOST_FINISHING * budget, sets * (_PER_SET + scoring) + _ENDING + COSTS_SHARE * budget)
+    return min(MOST_FINISHING * budget, sets * (_PER_SET + scoring) + _ENDING + costs_seconds(budget))
+
+
+def costs_seconds(budget: float | None) -> float:
+    """Seconds for measuring what the tried networks cost, with a budget or where trials are counted."""
+    return MOST_COSTS if budget is None else min(COSTS_SHARE * budget, MOST_COSTS)
 
 
 def most_macs(budget: float | None, images: int, *, sets: int = 1, workers: int = 1) -> float:
@@ -172,7 +177,7 @@ def most_macs(budget: float | None, images: int, *, sets: int = 1, workers: int 
     """
     if budget is None or not images:
         return math.inf
-    scoring = ((MOST_FINISHING - COSTS_SHARE) * budget - _ENDING) / sets - _PER_SET
+    scoring = (MOST_FINISHING * budget - costs_seconds(budget) - _ENDING) / sets - _PER_SET
     images = min(images, ENOUGH_TESTED)
     return max(0.0, (scoring * max(1, workers) / images - _PER_IMAGE) * _SCORING_RATE)
 
