@@ -1,6 +1,12 @@
-"""Why a model was chosen, in sentences that hold for what happened."""
+"""Why a model was chosen and what it would need, in sentences that hold for what happened."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from automl import wording
 
 
 def why(
@@ -65,3 +71,23 @@ def why(
     if refitted:
         text += " Fine-tuned members were then trained on with the validation images."
     return text
+
+
+def needs(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say which limits are missed, and by what they would have to be replaced.
+
+    Args:
+        rows: of :func:`automl.evaluation.constraints.check`.
+    """
+    missed = [row for row in rows if not row["satisfied"]]
+    known = [row for row in missed if not math.isnan(row["measured"])]
+    parts = []
+    for row in known:
+        metric, _operator = wording.split_expression(row["expression"])
+        measured = wording.measured_beside(metric, row["measured"], row["limit"])
+        parts.append(f"{row['expression']} (measured {measured})")
+    lines = [f"No test image tells of {row['expression']}." for row in missed if row not in known]
+    if parts:
+        misses = f"The closest model misses {' and '.join(parts)}; it would do with these limits at the measured values."
+        lines.insert(0, misses)
+    return " ".join(lines)

@@ -22,7 +22,7 @@ from automl.choose import Chooser
 from automl.ensemble import Selection, build_ensemble
 from automl.errors import AutomlError
 from automl.evaluation.latency import measured_costs
-from automl.explain import why
+from automl.explain import needs, why
 from automl.history_rows import versions
 from automl.networks import cost_table
 from automl.records import INTERRUPTED, Outcome, TrialSpec
@@ -156,7 +156,7 @@ class Finisher:
                 ],
                 "costs": costs,
                 "why": self._why(selection, choices, rows, passed),
-                "needs": self._needs(rows) if status != "ok" else None,
+                "needs": needs(rows) if status != "ok" else None,
                 "dataset": self.dataset.report.to_dict(),
                 "trials": {
                     "completed": sum(o.status == "completed" for o in search),
@@ -426,17 +426,6 @@ class Finisher:
             refitted=any(name in self.refits for name in selection.weights),
             likely=self.chooser.by_likelihood(limits),
         )
-
-    @staticmethod
-    def _needs(rows: Sequence[Mapping[str, Any]]) -> str:
-        missed = [row for row in rows if not row["satisfied"]]
-        known = [row for row in missed if not math.isnan(row["measured"])]
-        parts = [f"{row['expression']} (measured {row['measured']:.4g})" for row in known]
-        lines = [f"No test image tells of {row['expression']}." for row in missed if row not in known]
-        if parts:
-            misses = f"The closest model misses {' and '.join(parts)}; it would do with these limits at the measured values."
-            lines.insert(0, misses)
-        return " ".join(lines)
 
     def index(self, results: Sequence[Any]) -> None:
         """Write ``limits.json``: which folder answers which set of limits."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from automl.explain import why
+from automl.explain import needs, why
 
 FACTS: dict[str, Any] = {
     "objective": "accuracy", "score": 0.9123, "images": 40, "candidates": 7, "keeping": 7, "limited": False,
@@ -59,3 +60,28 @@ def test_a_choice_by_likelihood_claims_no_best_score() -> None:
         "a gives the right labels the highest probability, up to the noise (accuracy 0.912 on 40 validation images "
         "no member was trained on when it was judged), among the 7 finished candidates."
     )
+
+
+def row(expression: str, limit: float, measured: float, satisfied: bool = False) -> dict[str, Any]:
+    return {"expression": expression, "limit": limit, "measured": measured, "satisfied": satisfied}
+
+
+def test_what_is_missed_by_little_does_not_look_kept() -> None:
+    text = needs(
+        [
+            row("recall[a>=b]>=0.995", 0.995, 0.99497),
+            row("latency_ms<=2", 2.0, 2.0004),
+            row("size_mb<=4", 4.0, 1.0, satisfied=True),
+        ]
+    )
+    assert text == (
+        "The closest model misses recall[a>=b]>=0.995 (measured 99.497 %) and latency_ms<=2 (measured 2.0004 ms); "
+        "it would do with these limits at the measured values."
+    )
+
+
+def test_what_no_image_tells_of_is_no_measured_value() -> None:
+    rows = [row("recall[rare]>=0.9", 0.9, math.nan), row("size_mb<=2", 2.0, 3.5)]
+    assert needs(rows).startswith("The closest model misses size_mb<=2 (measured 3.5 MB);")
+    assert needs(rows).endswith("No test image tells of recall[rare]>=0.9.")
+    assert needs(rows[:1]) == "No test image tells of recall[rare]>=0.9."

@@ -135,7 +135,9 @@ def _quality(run: Run) -> str:
     leaks = wording.leak_text(run.data)
     warning = f'<p><span class="chip warn">careful</span> {escape(leaks)}</p>' if leaks else ""
     return (
-        "<p>All of this is measured with the exported file on test images, which neither the training nor any choice has seen.</p>"
+        "<p>All but the column of validation is measured with the exported file on test images, which neither the training nor any choice "
+        "has seen. Validation scores are those that it was chosen by: each image was judged by a model that had not been trained on it, "
+        "before the last training, which may take in those images too, and before the export.</p>"
         + warning
         + _tables.quality(run)
         + f"<h3>Which classes it confuses</h3><p>{_confusion_text(run)}</p>"

@@ -158,6 +158,7 @@ def test_it_tells_the_numbers_of_the_result(run_folder: Path, pictures: Pictures
     assert "not proved" in text  # met, but not by the whole interval
     assert "out of memory &amp; other trouble" in text
     assert "17 further settings" in text
+    assert "All but the column of validation is measured with the exported file on test images" in text
     assert "/home/someone" not in text and "/data/colours" not in text
 
 
