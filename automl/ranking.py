@@ -49,7 +49,7 @@ _ENOUGH_EPOCHS, _FEW_EPOCHS, _UNFINISHED = 6.0, 1.5, 0.02
 #: known to a few points only where images are few.
 _LEAD_LEFT = 0.5
 #: What a network of twice the multiply-accumulates is worth to a fine-tuning, at the side that they are counted at.
-_CAPACITY, _CAPACITY_SIDE = 0.015, 128
+CAPACITY, _CAPACITY_SIDE = 0.015, 128
 #: Candidates at the head of a published ranker's order for which it says why.
 _EXPLAINED = 30
 #: Probability of failing from which it is said.
@@ -211,7 +211,7 @@ def adjustments(frame: pd.DataFrame, context: PoolContext) -> tuple[np.ndarray, 
         if row.method not in FROZEN_METHODS:
             macs = row.macs_m if math.isfinite(row.macs_m) else 100.0
             if row.pretrained:
-                value += _CAPACITY * math.log2(
+                value += CAPACITY * math.log2(
                     max(macs, 1.0) / 100 * (_CAPACITY_SIDE / max(row.resolution, 16)) ** 2
                 )
             value += (

@@ -14,6 +14,7 @@ import pandas as pd
 
 from automl.candidate import Candidate
 from automl.device import cores
+from automl.ranking import CAPACITY
 from automl.records import Outcome, TrialSpec
 from automl.supernet_trial import SUPERNET_FILE, TRAINED, read_subnets, taken_over
 from automl.task import Constraint
@@ -51,13 +52,14 @@ def choose(
 ) -> Candidate | None:
     """Choose the backbone and the side of a supernet; None where there is nothing to win.
 
-    There is where limits on costs keep a good backbone out, at some side, whose smaller subnets may keep them.
+    There is where limits on costs keep a good backbone out, at some side, whose smaller subnets may keep them, and no
+    better backbone keeps them as it is, at that side or a larger one.
 
     Args:
         backbones: that can be had.
         table: ``FeasibilityTable.frame``.
         sets: of limits.
-        scores: of models on frozen features, by backbone.
+        scores: of models on frozen features, by backbone; one that no limits let in has none.
         images: training images.
         folds: of the validation.
         budget: of the submit, seconds; None where trials are counted.
@@ -68,18 +70,39 @@ def choose(
     costs = [[c for c in limits if c.is_cost] for limits in sets]
     if not any(costs):
         return None
-    candidates = [b for b in backbones if b.pretrained and b.family == "timm" and may_convert(b.architecture)]
-    for backbone in sorted(candidates, key=lambda b: -scores.get(b.name, -math.inf)):
-        rows = table[table["architecture"].eq(backbone.name) & table["precision"].eq("fp32")]
-        rows = rows[rows["resolution"].le(_LARGEST_SIDE)].sort_values("resolution", ascending=False)
-        for row in rows.to_dict("records"):
-            if not _LEAST_EPOCHS * images * _PASSES * float(row["macs_m"]) <= work:
-                continue  # not even known, or too slow
-            whole = [_worst(limits, row, 1.0) for limits in costs if limits]
-            small = [_worst(limits, row, _SMALLEST) for limits in costs if limits]
-            if any(w > 0 >= s for w, s in zip(whole, small, strict=True)):
-                return Candidate(backbone.name, int(row["resolution"]), "fp32", SUPERNET)
+    convertible = {b.name for b in backbones if b.family == "timm" and may_convert(b.architecture)}
+    plain = table[table["precision"].eq("fp32") & table["cause"].ne("failed")]
+    expected = _expected([b.name for b in backbones if b.pretrained], plain, scores)
+    kept = [0] * len(costs)  # largest side at which a better backbone keeps each set
+    for name in sorted(expected, key=lambda name: (-expected[name], name not in scores)):
+        rows = plain[plain["architecture"].eq(name)].sort_values("resolution", ascending=False)
+        settings = rows.to_dict("records")
+        for row in settings if name in convertible else []:
+            side = int(row["resolution"])
+            if side > _LARGEST_SIDE or not _LEAST_EPOCHS * images * _PASSES * float(row["macs_m"]) <= work:
+                continue  # too slow, or not even known
+            wanted = [limits for limits, most in zip(costs, kept, strict=True) if limits and most < side]
+            if any(_worst(limits, row, 1.0) > 0 >= _worst(limits, row, _SMALLEST) for limits in wanted):
+                return Candidate(name, side, "fp32", SUPERNET)
+        if name in scores:  # what is only expected of one needs no supernet less
+            for at, limits in enumerate(costs):
+                sides = [int(row["resolution"]) for row in settings if _worst(limits, row, 1.0) <= 0]
+                kept[at] = max([kept[at], *sides])
     return None
+
+
+def _expected(names: Sequence[str], table: pd.DataFrame, scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores by backbone; one without is expected to score what the others do, and more the larger it is."""
+    each = table["macs_m"] / table["resolution"] ** 2
+    work = each.groupby(table["architecture"]).max()
+    size = {name: math.log2(value) for name, value in work.items() if value > 0}
+    known = [scores[name] - CAPACITY * size[name] for name in names if name in scores and name in size]
+    usual = float(np.mean(known)) if known else 0.0
+    return {
+        name: scores.get(name, usual + CAPACITY * size[name])
+        for name in names
+        if name in scores or name in size
+    }
 
 
 def choose_for(run: Any) -> Candidate | None:

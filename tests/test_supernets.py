@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def table(**latencies: float) -> pd.DataFrame:
         {
             "architecture": name, "resolution": side, "precision": precision, "size_mb": 9.0,
             "latency_upper_ms": latency * (side / 160) ** 2, "macs_m": 150.0 * (side / 160) ** 2, "feasible": True,
+            "cause": "",
         }
         for name, latency in latencies.items()
         for side in (96, 160)
@@ -64,6 +66,44 @@ def test_a_supernet_is_trained_where_limits_keep_the_best_backbone_out() -> None
     )  # no subnet of the better one is quick enough
     assert chosen("latency_ms<=20", scores={"resnet18": 0.95}) == Candidate(
         "resnet18", 160, "fp32", "supernet"
+    )
+
+
+def test_no_supernet_is_trained_of_a_worse_backbone_where_a_better_one_keeps_the_limits() -> None:
+    better = {"mobilenetv2_100": 0.99, "resnet18": 0.5}
+    assert chosen("latency_ms<=20", scores=better) is None
+    other = replace(backbone("swin_tiny"), name="mobilenetv2_100")  # whatever it is
+    assert chosen("latency_ms<=20", scores=better, backbones=[TWO[0], other]) is None
+    # At 96 px the better one keeps the limit, at 160 only subnets do, of the other one.
+    options: dict[str, Any] = {"images": 900, "folds": 1, "budget": 7200.0, "work": 1e9}
+    limits, costs = [[Constraint.parse("latency_ms<=4")]], table(resnet18=11.0, mobilenetv2_100=9.0)
+    found = supernets.choose([TWO[0], other], costs, limits, better, **options)
+    assert found == Candidate("resnet18", 160, "fp32", "supernet")
+    # Each set of limits for itself: the first is kept, of the second nothing keeps all.
+    sets = [[Constraint.parse(text)] for text in ("latency_ms<=20", "latency_ms<=4")]
+    found = supernets.choose(TWO, table(resnet18=40.0, mobilenetv2_100=9.0), sets, better, **options)
+    assert found == Candidate("mobilenetv2_100", 160, "fp32", "supernet")
+
+
+def test_a_backbone_that_limits_keep_out_at_every_side_is_expected_to_be_as_good_as_it_is_large() -> None:
+    options: dict[str, Any] = {"images": 900, "folds": 1, "budget": 7200.0, "work": 1e9}
+    limits = [[Constraint.parse("latency_ms<=4")]]
+    frame = table(resnet18=11.0, mobilenetv2_100=9.0)
+    frame.loc[frame["architecture"].eq("resnet18"), "macs_m"] *= 8
+    known = {"mobilenetv2_100": 0.9}
+    assert supernets.choose(TWO, frame, limits, known, **options) == Candidate(
+        "resnet18", 160, "fp32", "supernet"
+    )
+    # One that was seen to be better goes first, and one that cannot be run is no supernet.
+    known = {"mobilenetv2_100": 0.9, "third": 0.7}
+    third = [*TWO, backbone("third")]
+    frame = pd.concat([frame, table(third=1.0)])
+    assert supernets.choose(third, frame, limits, known, **options) == Candidate(
+        "mobilenetv2_100", 160, "fp32", "supernet"
+    )
+    frame.loc[frame["architecture"].eq("resnet18"), "cause"] = "failed"
+    assert supernets.choose(TWO, frame, limits, {}, **options) == Candidate(
+        "mobilenetv2_100", 160, "fp32", "supernet"
     )
 
 
