@@ -118,8 +118,8 @@ def choose_for(run: Any) -> Candidate | None:
         run.table,
         run.sets,
         run.backbone_scores(),
-        images=len(run.dataset.indices("train")),
-        folds=len(run.dataset.folds),
+        images=len(run.sample.indices("train")),
+        folds=len(run.sample.folds),
         budget=run.clock.budget,
         work=_TRAINING_RATE * max(1, cores() // run.workers) * TRAINED * seconds_for(run.clock),
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,30 @@ def test_a_supernet_needs_time_for_many_epochs_of_its_backbone() -> None:
     options = {"images": 900, "folds": 1, "budget": 7200.0, "work": math.inf}
     limits = [[Constraint.parse("latency_ms<=4")]]
     assert supernets.choose(TWO, unknown, limits, {}, **options) is None  # type: ignore[arg-type]
+
+
+def data(images: int, folds: int = 1) -> SimpleNamespace:
+    return SimpleNamespace(indices=lambda _part: np.arange(images), folds=[()] * folds)
+
+
+def a_run(**changes: Any) -> SimpleNamespace:
+    """A run that has half an hour for a supernet of mobilenetv2_100."""
+    clock = SimpleNamespace(budget=7200.0, search_end=time.monotonic() + 4500.0)
+    values: dict[str, Any] = {
+        "how": {"use_supernet": True}, "finished": [], "backbones": TWO[1:], "sets": [[Constraint.parse("latency_ms<=4")]],
+        "table": table(mobilenetv2_100=9.0), "backbone_scores": dict, "dataset": data(900), "sample": data(900),
+        "clock": clock, "workers": 1, "say": lambda _line: None,
+    }  # fmt: skip
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_the_images_that_count_are_those_that_a_supernet_learns_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supernets, "cores", lambda: 8)
+    assert supernets.choose_for(a_run()) == Candidate("mobilenetv2_100", 160, "fp32", "supernet")
+    assert supernets.choose_for(a_run(dataset=data(900_000))) is not None
+    assert supernets.choose_for(a_run(sample=data(900_000))) is None  # no time for so many
+    assert supernets.choose_for(a_run(sample=data(150))) is None
+    assert supernets.choose_for(a_run(sample=data(900, folds=3))) is None
 
 
 def test_no_supernet_is_trained_where_there_is_nothing_to_win() -> None:
