@@ -174,26 +174,30 @@ def take_over(run: Any, spec: TrialSpec) -> list[tuple[TrialSpec, Outcome]]:
 
 
 def admit(run: Any, spec: TrialSpec, outcome: Outcome) -> None:
-    """Let a run know the costs and the network of a subnet that became one of its trials."""
-    if not is_subnet(spec) or any(b.name == spec.candidate.architecture for b in run.backbones):
+    """Let a run know the costs and the network of a subnet that became one of its trials.
+
+    One network may come at several sides, each with costs of its own.
+    """
+    if not is_subnet(spec):
         return
-    costs = {name: float(value) for name, value in outcome.metrics["costs"].items()}
-    row = {
-        **costs,
-        "architecture": spec.candidate.architecture,
-        "resolution": spec.candidate.resolution,
-        "precision": "fp32",
-        "latency_ms": costs.get("latency_median_ms", costs["latency_ms"]),
-        "latency_upper_ms": costs["latency_ms"],
-        "feasible": True,
-        "basis": "measured",
-    }
-    run.table = pd.concat(
-        [run.table, pd.DataFrame([row]).reindex(columns=run.table.columns)], ignore_index=True
-    )
-    run.table.to_parquet(run.folder / "search" / "feasibility.parquet")
-    run.macs[spec.candidate.triple] = costs["macs_m"]
-    run.backbones.append(Backbone.from_dict(spec.backbone))
+    candidate, names = spec.candidate, ["architecture", "resolution", "precision"]
+    if candidate.triple not in set(run.table[names].itertuples(index=False, name=None)):
+        costs = {name: float(value) for name, value in outcome.metrics["costs"].items()}
+        row = {
+            **costs,
+            **dict(zip(names, candidate.triple, strict=True)),
+            "latency_ms": costs.get("latency_median_ms", costs["latency_ms"]),
+            "latency_upper_ms": costs["latency_ms"],
+            "feasible": True,
+            "basis": "measured",
+        }
+        run.table = pd.concat(
+            [run.table, pd.DataFrame([row]).reindex(columns=run.table.columns)], ignore_index=True
+        )
+        run.table.to_parquet(run.folder / "search" / "feasibility.parquet")
+        run.macs[candidate.triple] = costs["macs_m"]
+    if not any(b.name == candidate.architecture for b in run.backbones):
+        run.backbones.append(Backbone.from_dict(spec.backbone))
 
 
 def is_subnet(spec: TrialSpec) -> bool:

@@ -22,7 +22,7 @@ from automl.extract import extract
 from automl.replay import replay
 from automl.supernet_trial import SUPERNET_FILE, sides
 from automl.task import Constraint, Task
-from search_spaces.backbones import Backbone, create_backbone, may_convert
+from search_spaces.backbones import SUBNET, Backbone, create_backbone, may_convert
 from search_spaces.counts import count_macs
 from search_spaces.stored import load
 from tests._models import write_model
@@ -39,7 +39,7 @@ def table(**latencies: float) -> pd.DataFrame:
         {
             "architecture": name, "resolution": side, "precision": precision, "size_mb": 9.0,
             "latency_upper_ms": latency * (side / 160) ** 2, "macs_m": 150.0 * (side / 160) ** 2, "feasible": True,
-            "cause": "",
+            "cause": "", "latency_ms": latency * (side / 160) ** 2, "basis": "scaled",
         }
         for name, latency in latencies.items()
         for side in (96, 160)
@@ -165,6 +165,29 @@ def test_no_supernet_is_trained_where_there_is_nothing_to_win() -> None:
 )  # fmt: skip
 def test_kinds_that_become_supernets(name: str, known: bool) -> None:
     assert may_convert(name) == known
+
+
+def test_a_subnet_is_known_at_every_side_that_it_comes_at(tmp_path: Path) -> None:
+    (tmp_path / "search").mkdir()
+    run = a_run(folder=tmp_path, macs={}, backbones=[])
+    taken = {"name": "net:1", "source": "timm:net", "architecture": "00", "pretrained": False, "family": SUBNET,
+             "mean": [0.5] * 3, "std": [0.5] * 3}  # fmt: skip
+
+    def admitted(side: int, purpose: str = "search", **metrics: Any) -> None:
+        spec = SimpleNamespace(
+            candidate=Candidate("net:1", side, "fp32", "any"), backbone=taken, purpose=purpose
+        )
+        supernets.admit(run, spec, SimpleNamespace(metrics=metrics))  # type: ignore[arg-type]
+
+    for side in (96, 128, 96):
+        admitted(side, costs={"latency_ms": side / 10, "latency_median_ms": side / 20, "macs_m": float(side)})
+    admitted(128, "refit")  # which has no costs of its own
+    found = run.table[run.table["architecture"].eq("net:1")]
+    assert found["resolution"].tolist() == [96, 128] and found["macs_m"].tolist() == [96.0, 128.0]
+    assert found["latency_ms"].tolist() == [4.8, 6.4] and found["latency_upper_ms"].tolist() == [9.6, 12.8]
+    assert run.macs == {("net:1", 96, "fp32"): 96.0, ("net:1", 128, "fp32"): 128.0}
+    assert [b.name for b in run.backbones] == ["net:1"]
+    assert len(pd.read_parquet(tmp_path / "search" / "feasibility.parquet")) == len(run.table)
 
 
 def test_sides() -> None:
