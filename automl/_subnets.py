@@ -15,6 +15,7 @@ from typing import Any
 
 from automl._bench import steadiness
 from automl.device import Device
+from automl.errors import AutomlError
 from automl.evaluation.latency import Timer, device_name, measured_costs
 from automl.export import export_onnx
 from automl.home import cache_folder
@@ -92,6 +93,7 @@ class Subnets:
         key = hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:24]
         self._path = cache / device_name(device) / f"subnets-{key}.json"
         self._notes: dict[str, dict[str, float]] = {}
+        self._unusable: dict[str, str] = {}  # for this process: another one may have the memory
         try:
             notes = json.loads(self._path.read_text(encoding="utf-8"))
             for code, cost in notes.items():
@@ -141,16 +143,25 @@ class Subnets:
     ) -> None:
         """Measure subnets until those that are predicted to be the best within the limits have been measured.
 
+        One that cannot be exported or run is left out.
+
         Args:
             limits: those on costs are kept.
             top: how many.
             say: tells the user something.
             until: ``time.monotonic()`` after which no more are proposed.
+
+        Raises:
+            AutomlError: none can be exported and run.
         """
         if len(self._notes) < FIRST:
             say(f"measuring {FIRST} subnets, to learn how fast {self.device.label} is")
-            for subnet in spread(self.stored.space, FIRST, self._seed):
-                self.look(subnet)
+            for subnet in spread(self.stored.space, 2 * FIRST, self._seed):
+                if len(self._notes) < FIRST:
+                    self._tried(subnet, say)
+        if not self._notes:
+            why = next(iter(self._unusable.values()))
+            raise AutomlError(f"no subnet can be exported and run: {why}")
         held = dict.fromkeys(_LEARNED, 1.0)
         good = rounds = 0
         for _ in range(_ROUNDS):
@@ -167,17 +178,19 @@ class Subnets:
                 self.forecast.score,
                 self.forecast.costs,
                 {c.name: c.limit / held.get(c.name, 1.0) for c in limits if c.is_cost},
-                count=top,
+                count=top + len(self._unusable),
                 seed=self._seed,
                 known=[subnet for subnet, cost in known if not missed(limits, cost)],
             )
-            fresh = [subnet for subnet in proposals if self.code(subnet) not in self._notes]
+            usable = [subnet for subnet in proposals if self.code(subnet) not in self._unusable]
+            fresh = [subnet for subnet in usable[:top] if self.code(subnet) not in self._notes]
             if not fresh or not self._promising(fresh, limits, top):
                 return
+            fresh = [subnet for subnet in fresh if self._tried(subnet, say)]
+            if not fresh:
+                continue
             values = self.codes.values(self.codes.of(fresh))
             predicted = {name: self.forecast.costs[name](values) for name in _LEARNED}
-            for subnet in fresh:
-                self.look(subnet)
             found = [cost for subnet, cost in self.measured() if subnet in fresh]
             for name in _LEARNED:
                 ratios = [c[name] / max(guess, 1e-9) for c, guess in zip(found, predicted[name], strict=True)]
@@ -185,6 +198,17 @@ class Subnets:
             kept = sum(not missed(limits, cost) for cost in found)
             good += kept
             say(f"  {kept} of {len(fresh)} proposed subnets keep the limits when they are measured")
+
+    def _tried(self, subnet: Subnet, say: Callable[[str], None]) -> bool:
+        """Measure a subnet; of one that cannot be, remember that."""
+        try:
+            self.look(subnet)
+        except Exception as error:  # whatever one subnet does wrong is no other's failure
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            self._unusable[self.code(subnet)] = why
+            say(f"  a subnet is left out: {why}")
+            return False
+        return True
 
     def _promising(self, fresh: Sequence[Subnet], limits: Sequence[Constraint], top: int) -> bool:
         """Whether one of them is predicted to be clearly better than the worst of the best measured ones."""
@@ -205,7 +229,11 @@ class Subnets:
         return self.codes.text(self.codes.of([subnet])[0])
 
     def look(self, subnet: Subnet) -> None:
-        """Measure a subnet once, and remember it."""
+        """Measure a subnet once, and remember it.
+
+        Raises:
+            AutomlError: it cannot be exported or run.
+        """
         code = self.code(subnet)
         if code in self._notes:
             return

@@ -39,7 +39,7 @@ def sides(resolution: int) -> list[int]:
 def fit_supernet(
     spec: TrialSpec, folder: Path, dataset: Any, backbone: Any
 ) -> Generator[float, None, dict[str, Any]]:
-    """Train, then export and time subnets for every set of limits, and score those that keep one.
+    """Train, then for every set of limits export and time subnets, and leave those that keep it, with scores.
 
     Args:
         spec: of the trial; ``limits`` are the sets.
@@ -56,6 +56,7 @@ def fit_supernet(
     Raises:
         search_spaces.convert.ConversionError: the backbone cannot become a supernet.
         search_spaces.predict.TableError: there was no time to judge enough subnets.
+        AutomlError: no subnet can be exported and run.
     """
     from automl._subnets import Subnets, missed
     from automl.training import supernet_of
@@ -82,26 +83,28 @@ def fit_supernet(
             stored = end.value
             break
     stored.save(folder / SUPERNET_FILE)
-    chosen: dict[str, tuple[dict[str, int], dict[str, float]]] = {}
-    ended = time.monotonic()
-    left = _MEASURED * (began + seconds - ended)
+    left: set[str] = set()
+    due = began + seconds
     with Subnets(stored, Device.parse(spec.device), spec.seed) as subnets:
-        for number, texts in enumerate(spec.limits, 1):
+        for number, texts in enumerate(spec.limits):
+            if len(left) == _MOST:
+                break
             limits = [Constraint.parse(text) for text in texts]
-            until = ended + left * number / len(spec.limits)
+            now = time.monotonic()
+            until = now + _MEASURED * (due - now) / (len(spec.limits) - number)
             subnets.search(limits, _TOP, lambda _line: None, until)
             kept = [(s, c) for s, c in subnets.measured() if not missed(limits, c)]
             scores, _lows = subnets.scores([s for s, _ in kept]) if kept else ([], [])
             for at in np.argsort(-np.asarray(scores), kind="stable")[:_TOP]:
                 subnet, costs = kept[int(at)]
-                chosen.setdefault(json.dumps(subnet, sort_keys=True), (subnet, costs))
-            yield min(0.95, (time.monotonic() - began) / max(seconds, 1e-6))
+                name = json.dumps(subnet, sort_keys=True)
+                if name not in left and len(left) < _MOST:
+                    left.add(name)
+                    _leave(folder / SUBNETS / str(len(left)), stored, subnet, costs, dataset, validation)
+                yield min(0.99, (time.monotonic() - began) / max(seconds, 1e-6))
         count = subnets.count
-    for number, (subnet, costs) in enumerate(list(chosen.values())[:_MOST], 1):
-        _leave(folder / SUBNETS / str(number), stored, subnet, costs, dataset, validation)
-        yield min(0.99, (time.monotonic() - began) / max(seconds, 1e-6))
     judged = [known.score for known in stored.known if known.score is not None]
-    return {"subnets": min(len(chosen), _MOST), "measured": count, "judged": len(judged)}
+    return {"subnets": len(left), "measured": count, "judged": len(judged)}
 
 
 def _leave(

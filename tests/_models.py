@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from automl.data import Dataset, load_dataset
 from automl.records import TrialSpec
 from automl.training import Features, VisionModel, new_model
 from automl.training._heads import LinearHead
+from search_spaces import families
 from search_spaces.backbones import Backbone, create_backbone, find_backbones, scratch
+from search_spaces.propose import spread
+from search_spaces.stored import About, Stored
 from strategy_pool.strategy import Strategy
 from tests.conftest import write_shapes
 
@@ -72,6 +77,25 @@ def network(
     head = LinearHead(int(width), classes)
     torch.nn.init.normal_(head.linear.weight, std=0.3)
     return new_model(backbone, head, taps=taps, adapter_rank=rank).eval()
+
+
+def expected_score(macs: int) -> float:
+    """Of a subnet of :func:`supernet`: more work, fewer errors."""
+    return 1.0 - 0.8 * (macs / 2e6) ** -0.3
+
+
+def supernet(classes: Sequence[str] = ("bad", "good")) -> Stored:
+    """One with random weights for 32 and 48 pixels, of which enough is known for forecasts."""
+    torch.manual_seed(0)
+    about = About("mobile", tuple(classes), (32, 48), "top1", ranges={"uint16": [0.0, 4095.0]})
+    images = torch.randint(0, 256, (32, 3, 48, 48), dtype=torch.uint8)
+    made = Stored(about, families.supernet("mobile", len(classes)), images)
+    counted = [made.counted(subnet) for subnet in spread(made.space, 60, seed=1)]
+    made.known = [
+        replace(one, score=expected_score(one.macs) if at < 30 else None, images=100)
+        for at, one in enumerate(counted)
+    ]
+    return made
 
 
 def small_cnn() -> Backbone:

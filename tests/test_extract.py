@@ -16,35 +16,19 @@ from PIL import Image
 from automl.errors import InputError
 from automl.extract import TABLE_FILE, extract
 from automl.predict import predict_files
-from search_spaces import families
 from search_spaces.forecast import Forecast
 from search_spaces.predict import TableError
 from search_spaces.propose import spread
-from search_spaces.stored import About, Stored, load
-from tests._models import pictures
+from search_spaces.stored import load
+from tests._models import expected_score, pictures, supernet
 
 from ._command import automl, refused
 
 
-def score(macs: int) -> float:
-    """Of a subnet in these tests: more work, fewer errors."""
-    return 1.0 - 0.8 * (macs / 2e6) ** -0.3
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    about = About("mobile", ("bad", "good"), (32, 48), "top1", ranges={"uint16": [0.0, 4095.0]})
-    made = Stored(
-        about, families.supernet("mobile", 2), torch.randint(0, 256, (32, 3, 48, 48), dtype=torch.uint8)
-    )
-    counted = [made.counted(subnet) for subnet in spread(made.space, 60, seed=1)]
-    made.known = [
-        type(one)(one.subnet, one.macs, one.params, score(one.macs) if at < 30 else None, 100)
-        for at, one in enumerate(counted)
-    ]
     path = tmp_path_factory.mktemp("supernet") / "net.safetensors"
-    made.save(path)
+    supernet().save(path)
     return path
 
 
@@ -78,11 +62,11 @@ def test_the_best_within_a_limit(file: Path, home: Path, tmp_path: Path) -> None
         np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
     # Of the drawn subnets that keep the limits none is much better than the first one.
     best = max(
-        score(known.macs)
+        expected_score(known.macs)
         for known in map(stored.counted, spread(stored.space, 150, seed=5))
         if known.macs <= 12e6 and known.params <= 0.73e6
     )
-    assert score(int(done.found[0].costs["macs_m"] * 1e6)) > best - 0.02
+    assert expected_score(int(done.found[0].costs["macs_m"] * 1e6)) > best - 0.02
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1", "2", TABLE_FILE]
     again = extract(file, tmp_path / "again", constraints=["macs_m<=12", "size_mb<=3"], top=2)
     assert again.measured <= 2  # what was measured once is remembered
@@ -161,6 +145,6 @@ def test_forecasts_of_measured_costs(file: Path) -> None:
         assert missed.mean() < most
     macs = np.array([stored.counted(subnet).macs for subnet in unseen]) / 1e6
     assert np.abs(forecast.costs["macs_m"](values) / macs - 1).mean() < 0.25
-    scores = np.array([score(int(m * 1e6)) for m in macs])
+    scores = np.array([expected_score(int(m * 1e6)) for m in macs])
     assert np.abs(forecast.score(values) - scores).mean() < 0.05
     assert (forecast.lowest_score(values) <= forecast.score(values)).all()
