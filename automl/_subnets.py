@@ -70,6 +70,7 @@ class Subnets:
         stored: the supernet.
         device: that they will run on.
         seed: of the search.
+        slow_moment: how much slower the device is in a slow moment at least, whatever is remembered of it here.
 
     Attributes:
         forecast: what they are predicted to score and cost.
@@ -79,8 +80,8 @@ class Subnets:
         search_spaces.predict.TableError: too little is known of the supernet's subnets.
     """
 
-    def __init__(self, stored: Stored, device: Device, seed: int = 0) -> None:
-        self.stored, self.device, self._seed = stored, device, seed
+    def __init__(self, stored: Stored, device: Device, seed: int = 0, *, slow_moment: float = 1.0) -> None:
+        self.stored, self.device, self._seed, self._slow = stored, device, seed, slow_moment
         self.forecast = Forecast(stored, seed)
         self.codes = Codes(stored.space)
         self.count = 0
@@ -116,7 +117,7 @@ class Subnets:
 
         Latencies are those of a slow moment; ``latency_median_ms`` is what was measured.
         """
-        factor = self._timer.steadiness.factor
+        factor = max(self._slow, self._timer.steadiness.factor)
         return [
             (
                 self.codes.subnet(self.codes.row(code)),

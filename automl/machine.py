@@ -53,6 +53,11 @@ def gpus() -> int:
     return min(present, ends)
 
 
+def seen(device: Device) -> Device:
+    """A device as this process sees it: a worker sees only the GPUs that it was given, numbered from 0."""
+    return replace(device, number=0) if device.kind == "cuda" and 0 < gpus() <= device.number else device
+
+
 def require_runtime(device: Device) -> None:
     """Refuse a device that cannot be measured, or predicted from what is measured here, before anything is trained for it.
 

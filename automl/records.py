@@ -48,6 +48,8 @@ class TrialSpec:
         initial: folder of a stored model that the training goes on from, None for the candidate's own start.
         images: development images that it uses, None for all.
         limits: sets of limits that subnets are wanted for.
+        slow_moment: how much slower the device is in a slow moment, as the driver knows it; a worker that sees other GPUs
+            does not find what is remembered of it.
     """
 
     trial_id: str
@@ -68,6 +70,7 @@ class TrialSpec:
     initial: str | None = None
     images: int | None = None
     limits: list[list[str]] = field(default_factory=list)
+    slow_moment: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

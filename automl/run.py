@@ -397,7 +397,7 @@ class Run:
             purpose="refit" if refit else supernets.SUPERNET if trains_supernet else "search",
             initial=initial,
             images=self.images if refit is None and self.sample.sampled is not None else None,
-            limits=[[c.expression for c in limits] for limits in self.sets] if trains_supernet else [],
+            **(supernets.asked(self) if trains_supernet else {}),
         )
 
     def _search_seconds(self, method: str) -> float | None:

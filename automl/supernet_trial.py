@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from automl.device import Device
+from automl.machine import seen
 from automl.records import TrialSpec
 from automl.task import Constraint, Objective
 
@@ -85,7 +86,8 @@ def fit_supernet(
     stored.save(folder / SUPERNET_FILE)
     left: set[str] = set()
     due = began + seconds
-    with Subnets(stored, Device.parse(spec.device), spec.seed) as subnets:
+    device = seen(Device.parse(spec.device))
+    with Subnets(stored, device, spec.seed, slow_moment=spec.slow_moment) as subnets:
         for number, texts in enumerate(spec.limits):
             if len(left) == _MOST:
                 break

@@ -128,6 +128,16 @@ def choose_for(run: Any) -> Candidate | None:
     return found
 
 
+def asked(run: Any) -> dict[str, Any]:
+    """Fields that the specification of a supernet's trial has besides those of others."""
+    from automl._bench import steadiness
+    from automl.home import cache_folder
+
+    known = steadiness(cache_folder("feasibility"), run.task.device)
+    limits = [[c.expression for c in one] for one in run.sets]
+    return {"limits": limits, "slow_moment": known.factor}
+
+
 def seconds_for(clock: Any) -> float:
     """Seconds of a supernet's trial that begins now; infinite where trials are counted."""
     return SHARE * float(clock.search_end - time.monotonic())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from automl.device import Device, cores
 from automl.errors import InputError
-from automl.machine import fitting, gpus, places, require_runtime, trial_resources
+from automl.machine import fitting, gpus, places, require_runtime, seen, trial_resources
 from automl.ticker import Ticker
 
 
@@ -51,6 +51,13 @@ def test_what_is_left_over_on_each_machine_makes_no_place() -> None:
     assert places({"CPU": 3.0}, [{"CPU": 4.0}, {"CPU": 5.0}, {"memory": 1.0}]) == 2
     assert places({"CPU": 1.0, "GPU": 0.5}, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}]) == 2
     assert fitting({"cpu": 8}, [{}, *[{"CPU": 4.0}] * 4], 2) == {"cpu": 4}
+
+
+def test_a_worker_sees_only_the_gpus_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, asked, found in ((1, "cuda:1", "cuda:0"), (2, "cuda:1", "cuda:1"), (1, "cuda:0", "cuda:0"),
+                                (0, "cuda:1", "cuda:1"), (1, "cpu:1", "cpu:1")):  # fmt: skip
+        monkeypatch.setattr("automl.machine.gpus", lambda there=there: there)
+        assert str(seen(Device.parse(asked))) == found
 
 
 def test_only_cores_that_may_be_used_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from automl import _subnets, supernet_trial
+from automl import _subnets, machine, supernet_trial
 from automl._subnets import FIRST, Subnets, missed
+from automl.data import Dataset
 from automl.device import Device
 from automl.errors import AutomlError
 from automl.evaluation.latency import Latency, Steadiness
 from automl.export import ExportInfo
+from automl.records import TrialSpec
 from automl.task import Constraint
 from search_spaces.counts import count_macs
 from search_spaces.stored import Stored
@@ -30,7 +33,10 @@ class FakeTimer:
     calm: Callable[[int], bool] = staticmethod(lambda _number: True)
     asked = 0
 
+    devices: ClassVar[list[str]] = []
+
     def __init__(self, device: Device, steadiness: Steadiness | None = None) -> None:
+        FakeTimer.devices.append(str(device))
         self.device, self.steadiness = device, steadiness or Steadiness()
 
     def __enter__(self) -> FakeTimer:
@@ -65,6 +71,7 @@ def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(_subnets, "export_onnx", export)
     monkeypatch.setattr(_subnets, "Timer", FakeTimer)
     monkeypatch.setattr(FakeTimer, "asked", 0)
+    monkeypatch.setattr(FakeTimer, "devices", [])
     monkeypatch.setattr(FakeTimer, "calm", lambda _number: True)
     return made
 
@@ -107,9 +114,9 @@ def test_where_no_subnet_can_be_exported_it_says_why(supernet: Stored, exports: 
     assert len(exports.macs) == 2 * FIRST
 
 
-def test_what_was_found_for_the_first_limits_is_left_whatever_comes_later(
-    exports: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def spec(exports: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialSpec:
+    """The trial of a supernet that is trained already."""
     dataset = shapes(tmp_path)
     stored = _models.supernet(dataset.class_names)
 
@@ -117,6 +124,16 @@ def test_what_was_found_for_the_first_limits_is_left_whatever_comes_later(
         yield 0.5
         return stored
 
+    monkeypatch.setattr("automl.training.supernet_of", trained)
+    spec = trial(tmp_path, dataset, _models.small_cnn(), recipe("scratch"), seconds=60.0, purpose="supernet")
+    Path(spec.folder).mkdir(parents=True)
+    return spec
+
+
+def test_what_was_found_for_the_first_limits_is_left_whatever_comes_later(
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, folder = Dataset.open(spec.dataset_folder), Path(spec.folder)
     search = Subnets.search
 
     def fails_later(self: Subnets, limits: list[Constraint], *more: Any) -> None:
@@ -124,14 +141,8 @@ def test_what_was_found_for_the_first_limits_is_left_whatever_comes_later(
             raise AutomlError("the device is gone")
         search(self, limits, *more)
 
-    monkeypatch.setattr("automl.training.supernet_of", trained)
     monkeypatch.setattr(Subnets, "search", fails_later)
-    spec = trial(
-        tmp_path, dataset, _models.small_cnn(), recipe("scratch"), seconds=60.0,
-        limits=[["macs_m<=3"], ["macs_m<=6"], ["size_mb<=1"]],
-    )  # fmt: skip
-    folder = Path(spec.folder)
-    folder.mkdir(parents=True)
+    spec = replace(spec, limits=[["macs_m<=3"], ["macs_m<=6"], ["size_mb<=1"]])
     steps = supernet_trial.fit_supernet(spec, folder, dataset, None)
     with pytest.raises(AutomlError, match="the device is gone"):
         list(steps)
@@ -144,3 +155,15 @@ def test_what_was_found_for_the_first_limits_is_left_whatever_comes_later(
     with np.load(found[0][0] / "scores.npz") as scores:
         assert scores["probabilities"].shape == (len(dataset.folds[0][1]), 3)
     assert json.loads((found[0][0] / "model.json").read_text())["resolution"] in (32, 48)
+
+
+def test_a_worker_measures_on_the_gpu_that_it_was_given_with_what_the_driver_knows(
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: 1)
+    spec = replace(spec, device="cuda:1", slow_moment=1.5, limits=[["macs_m<=5"]])
+    dataset = Dataset.open(spec.dataset_folder)
+    list(supernet_trial.fit_supernet(spec, Path(spec.folder), dataset, None))
+    assert FakeTimer.devices == ["cuda:0"]
+    costs = [about["costs"] for _, about in supernet_trial.read_subnets(spec)]
+    assert costs and all(cost["latency_ms"] == 1.5 * cost["latency_median_ms"] for cost in costs)

@@ -15,10 +15,13 @@ import pandas as pd
 import pytest
 
 from automl import supernets
+from automl._bench import steadiness
 from automl.candidate import Candidate
+from automl.device import Device
 from automl.engine import submit
 from automl.errors import InputError
 from automl.extract import extract
+from automl.home import cache_folder
 from automl.replay import replay
 from automl.supernet_trial import SUPERNET_FILE, sides
 from automl.task import Constraint, Task
@@ -188,6 +191,16 @@ def test_a_subnet_is_known_at_every_side_that_it_comes_at(tmp_path: Path) -> Non
     assert run.macs == {("net:1", 96, "fp32"): 96.0, ("net:1", 128, "fp32"): 128.0}
     assert [b.name for b in run.backbones] == ["net:1"]
     assert len(pd.read_parquet(tmp_path / "search" / "feasibility.parquet")) == len(run.table)
+
+
+def test_a_supernets_trial_is_told_what_is_known_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOML_HOME", str(tmp_path))
+    run = a_run(task=SimpleNamespace(device=Device()))
+    assert supernets.asked(run) == {"limits": [["latency_ms<=4"]], "slow_moment": 1.0}
+    steadiness(cache_folder("feasibility"), Device()).note([1.0, 1.2])
+    assert supernets.asked(run)["slow_moment"] == pytest.approx(1.2)
 
 
 def test_sides() -> None:
