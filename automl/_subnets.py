@@ -94,6 +94,7 @@ class Subnets:
         key = hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:24]
         self._path = cache / device_name(device) / f"subnets-{key}.json"
         self._notes: dict[str, dict[str, float]] = {}
+        self._disturbed: set[str] = set()  # which are worth something to this process alone
         self._unusable: dict[str, str] = {}  # for this process: another one may have the memory
         try:
             notes = json.loads(self._path.read_text(encoding="utf-8"))
@@ -246,11 +247,14 @@ class Subnets:
         self._notes[code] = {**measured_costs(info, latency), "low": latency.low_ms}
         if latency.calm:
             self._keep()
+        else:
+            self._disturbed.add(code)
 
     def _keep(self) -> None:
+        kept = {code: cost for code, cost in self._notes.items() if code not in self._disturbed}
         temporary = self._path.with_name(f".{self._path.name}-{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(self._notes), encoding="utf-8")
+            temporary.write_text(json.dumps(kept), encoding="utf-8")
             os.replace(temporary, self._path)
         except OSError:
             temporary.unlink(missing_ok=True)  # it is a convenience: nothing depends on it being kept

@@ -114,6 +114,15 @@ def test_where_no_subnet_can_be_exported_it_says_why(supernet: Stored, exports: 
     assert len(exports.macs) == 2 * FIRST
 
 
+def test_what_was_measured_while_others_worked_is_not_kept(
+    supernet: Stored, exports: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeTimer, "calm", lambda number: number % 2 == 0)
+    subnets, _ = searched(supernet, "macs_m<=5")
+    assert len(subnets.measured()) == subnets.count >= FIRST
+    assert len(Subnets(supernet, Device()).measured()) == subnets.count // 2 == FakeTimer.asked // 2
+
+
 @pytest.fixture
 def spec(exports: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialSpec:
     """The trial of a supernet that is trained already."""
