@@ -49,6 +49,8 @@ class Bench:
         self.classes = classes
         self._learn = learn
         self.timer = Timer(device, steadiness(cache, device))
+        # From the first file alone: where it is never calm, nothing is learned and each one would take as long.
+        self._learning = learn and not self.timer.steadiness.known
         _sweep(self.folder)
         self._models: dict[str, Any] = {}
         self.waited: float | None = None
@@ -94,11 +96,11 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=_SCRATCH) as scratch:
             file = Path(scratch) / "untrained.onnx"
             info = export_onnx(self._models[backbone.name], side, file, precision=precision)
-            learning = self._learn and not self.timer.steadiness.known
             if self.waited is None:
                 self.waited = _wait_until_calm() if self._learn else 0.0
             # The first file of all also shows how steady the device is.
-            latency = self.timer.measure(file, thorough=learning)
+            latency = self.timer.measure(file, thorough=self._learning)
+            self._learning = False
             if latency.high_ms > 1.15 * latency.low_ms or not latency.calm:
                 again = self.timer.measure(file, thorough=False)
                 latency = min(latency, again, key=lambda seen: (not seen.calm, seen.median_ms))

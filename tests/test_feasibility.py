@@ -19,7 +19,7 @@ from automl import feasibility as module
 from automl._bench import counts, is_counted, untrained
 from automl.device import Device
 from automl.errors import AutomlError
-from automl.evaluation.latency import device_name
+from automl.evaluation.latency import Latency, Steadiness, device_name
 from automl.feasibility import COLUMNS, closest, is_quick, measure
 from automl.task import Constraint
 from search_spaces.backbones import Backbone, BackboneError, create_backbone, scratch
@@ -347,6 +347,39 @@ def test_what_a_network_counts_is_remembered(tmp_path: Path, monkeypatch: pytest
     assert counts(network, [32, 64], 3, full) == (macs_at, params)
     note.write_text("{", encoding="utf-8")
     assert counts(network, [32, 64], 3, tmp_path) == (macs_at, params)
+
+
+def test_only_the_first_file_is_to_show_how_steady_the_device_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class NeverCalm:
+        """Where other programs always disturb, nothing is noted."""
+
+        def __init__(self, _device: Device, steadiness: Steadiness) -> None:
+            self.steadiness = steadiness
+
+        def __enter__(self) -> None:
+            return None
+
+        def __exit__(self, *_error: object) -> None:
+            return None
+
+        def measure(self, path: Path, *, thorough: bool) -> Latency:
+            asked.append(thorough)
+            if len(asked) == 1:
+                raise AutomlError(f"{path.name} cannot be run")
+            return Latency(1.0, 1.0, 1.0, 1.0, 1.0, (1.0,), 1.0, False, "cpu:1")
+
+    monkeypatch.setattr(bench_module, "Timer", NeverCalm)
+    monkeypatch.setattr(bench_module, "_wait_until_calm", lambda: 0.0)
+    with bench_module.Bench(DEVICE, 3, tmp_path) as bench:
+        with pytest.raises(AutomlError, match="cannot be run"):
+            bench.costs(scratch("small_cnn_xs"), "fp32", 32)
+        for side in (32, 48, 64):
+            bench.costs(scratch("small_cnn_xs"), "fp32", side)
+    assert asked == [True, True, False, False, False, False, False]  # a disturbed one is looked at twice
 
 
 def test_it_is_quick_where_everything_is_known(tmp_path: Path) -> None:
