@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from automl.errors import AutomlError
 from search_spaces.counts import count_macs
+from search_spaces.sizes import for_images
 
 OPSET = 17
 _LARGEST_DIFFERENCE = 1e-2
@@ -127,6 +128,7 @@ def export_onnx(
 
 def _export(deploy: nn.Module, resolution: int) -> tuple[bytes, str]:
     example = torch.randint(0, 256, (2, resolution, resolution, 3), dtype=torch.uint8)
+    deploy = for_images(deploy, example)
     names = ["probabilities", "label"]
     first: Exception | None = None
     with warnings.catch_warnings(), torch.inference_mode():

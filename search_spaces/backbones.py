@@ -38,6 +38,10 @@ HUB_DEFAULTS = (
 
 #: Architectures of timm's that :func:`search_spaces.convert.convert` knows.
 _CONVERTIBLE = re.compile(r"(tf_|test_)?(resnet\d|mobilenetv[123]|efficientnet|convnext_|vit_|deit_)")
+#: Transformers of timm's that take images of other sizes than they were trained on once they are asked to, and how; what
+#: turns positions (rope) is left out, as it cannot be exported.
+_RESIZABLE = re.compile(r"(test_)?(vit|deit|flexivit|beit3)(?!.*(relpos|rope|_pe_|sapiens))")
+RESIZED = "dynamic_img_size"
 #: Family of a subnet that was taken out of a supernet (:meth:`search_spaces.stored.Stored.backbone`).
 SUBNET = "subnet"
 
@@ -149,6 +153,11 @@ def may_convert(architecture: str) -> bool:
     return _CONVERTIBLE.match(architecture) is not None
 
 
+def usual_arguments(architecture: str) -> dict[str, Any]:
+    """What we give to an architecture's function, so that every side can be tried, where its settings say nothing of it."""
+    return {RESIZED: True} if _RESIZABLE.match(architecture) else {}
+
+
 def scratch(name: str) -> Backbone:
     """A network of one of the families, without pretrained weights."""
     family = families.family_of(name)
@@ -162,7 +171,7 @@ def _local(folder: Path) -> Backbone:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = str(config["architecture"])
         settings = config.get("pretrained_cfg") or config
-        arguments = _arguments(config)
+        arguments = {**usual_arguments(architecture), **_arguments(config)}
         mean, std = (
             tuple(float(value) for value in settings.get(name, default))
             for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
@@ -272,7 +281,7 @@ def _hub(name: str, *, download: bool, others: Sequence[str]) -> Backbone:
                 f"its weights cannot be fetched ({_line(error)}); connect once, or put the folder "
                 "below --weights-dir"
             ) from None
-    return replace(backbone, arguments=_hub_arguments(hub_id))
+    return replace(backbone, arguments={**usual_arguments(backbone.architecture), **_hub_arguments(hub_id)})
 
 
 def _in_hub_cache(hub_id: str) -> bool:
@@ -339,11 +348,13 @@ def create_backbone(backbone: Backbone, *, num_classes: int = 0, pretrained: boo
     import timm
 
     with_weights = backbone.pretrained if pretrained is None else pretrained and backbone.pretrained
+    # The rest of the arguments timm reads from the settings itself.
+    ours = {name: value for name, value in backbone.arguments.items() if name == RESIZED}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model: nn.Module = timm.create_model(
-                backbone.source, pretrained=with_weights, num_classes=num_classes
+                backbone.source, pretrained=with_weights, num_classes=num_classes, **ours
             )
     except Exception as error:
         raise BackboneError(f"{backbone.name} cannot be built ({_line(error)})") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import families
-from search_spaces.backbones import SUBNET, Backbone
+from search_spaces.backbones import RESIZED, SUBNET, Backbone, usual_arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ COUNTED_SIDE = 128
 _TABLE = Path(__file__).with_name("counts.csv")
 _COLUMNS = ("architecture", "macs", "params", "width")
 #: Arguments of a network's function that change nothing that is counted.
-_HARMLESS = frozenset({"pad_type", "act_layer", "drop_rate", "drop_path_rate"})
+_HARMLESS = frozenset({"pad_type", "act_layer", "drop_rate", "drop_path_rate", RESIZED})
 #: Larger networks are not in the table.
 _LARGEST = 100_000_000
 
@@ -85,7 +85,11 @@ def count(architectures: Iterable[str]) -> Iterable[tuple[str, Counts]]:
         try:
             with torch.device("meta"):
                 own = name in families.architectures()
-                model = families.create(name) if own else timm.create_model(name, num_classes=0)
+                model = (
+                    families.create(name)
+                    if own
+                    else timm.create_model(name, num_classes=0, **usual_arguments(name))
+                )
                 model.eval()
                 params = sum(p.numel() for p in model.parameters())
                 if params > _LARGEST:

@@ -59,6 +59,13 @@ def pretrained(folder: Path, architecture: str = "test_efficientnet", name: str 
     return found[0]
 
 
+def transformer(folder: Path, architecture: str = "vit_tiny_patch16_224", **arguments: Any) -> Backbone:
+    """A small one of timm's, for images of 224 pixels, with random weights."""
+    small = {"depth": 3, "embed_dim": 48, "num_heads": 3}
+    path = write_model(folder / architecture, architecture, **{**small, **arguments})
+    return find_backbones(names=[f"local-dir:{path}"])[0][0]
+
+
 def recipe(method: str, **fields: Any) -> dict[str, Any]:
     """The fields of a strategy; plain and short unless told otherwise."""
     usual: dict[str, Any] = {"epochs": 1, "batch_size": 8, "augmentation": "none", "loss": "cross_entropy"}

@@ -16,7 +16,7 @@ from automl.export import DeployModel, export_onnx, run_onnx
 from automl.training import fit_neighbours, new_model
 from search_spaces import families
 from search_spaces.backbones import Backbone, scratch
-from tests._models import network, pictures, pretrained, small_cnn
+from tests._models import network, pictures, pretrained, small_cnn, transformer
 
 FAMILIES = families.architectures()
 
@@ -100,6 +100,13 @@ def test_every_family_exports(name: str, tmp_path: Path) -> None:
 def test_several_timm_layouts_export(architecture: str, tmp_path: Path) -> None:
     model = network(pretrained(tmp_path, architecture))
     assert export_onnx(model, 32, tmp_path / "model.onnx").max_abs_diff < 1e-4
+
+
+@pytest.mark.parametrize("side", [64, 224, 256])
+def test_a_transformer_is_exported_at_any_side_without_interpolation(side: int, tmp_path: Path) -> None:
+    info = export_onnx(network(transformer(tmp_path)), side, tmp_path / "model.onnx")
+    assert info.exporter == "torchscript" and info.max_abs_diff < 1e-4
+    assert "Resize" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
 
 
 def test_neighbours_export(tmp_path: Path) -> None:

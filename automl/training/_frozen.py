@@ -29,6 +29,7 @@ from automl.machine import take_space
 from automl.training._model import Features
 from automl.training._precision import layout
 from search_spaces.backbones import Backbone, create_backbone
+from search_spaces.sizes import for_images
 
 CHUNK = 64
 #: Pixels that are run through a network at once on a CPU: more take memory and no less time.
@@ -95,6 +96,7 @@ def _onnx_runner(wrapped: nn.Module, side: int, threads: int) -> Runner | None:
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
+            wrapped = for_images(wrapped, example)
             parts = wrapped(example)
             names = [f"out{i}" for i in range(len(parts) if isinstance(parts, tuple | list) else 1)]
             axes = {name: {0: "n"} for name in ["images", *names]}

@@ -20,7 +20,7 @@ from automl.training import Features, OutOfTime, frozen_features, inference_runn
 from automl.training import _frozen as module
 from search_spaces.backbones import Backbone, create_backbone
 from search_spaces.stages import trunk_split
-from tests._models import pictures, pretrained, shapes
+from tests._models import pictures, pretrained, shapes, transformer
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +245,16 @@ def test_a_runner_gives_all_outputs_of_a_trunk(tiny: Backbone, stages: int) -> N
     direct = module._Normalised(tiny, split[0]).eval()
     with torch.inference_mode():
         np.testing.assert_allclose(runner(images)[0], direct(torch.from_numpy(images)).numpy(), atol=1e-3)
+
+
+def test_a_transformer_runs_in_onnx_at_any_side(tmp_path: Path) -> None:
+    vit = transformer(tmp_path)
+    wrapped = module._Normalised(vit, Features(create_backbone(vit), "multi")).eval()
+    images = pictures(3, 64).numpy()
+    run = module._onnx_runner(wrapped, 64, 1)
+    assert run is not None
+    with torch.inference_mode():
+        np.testing.assert_allclose(run(images)[0], wrapped(torch.from_numpy(images)).numpy(), atol=1e-3)
 
 
 def test_torch_runs_what_cannot_be_exported(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

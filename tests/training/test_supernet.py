@@ -7,21 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from automl._subnets import vision_model
+from automl.export import export_onnx
 from automl.task import Objective
 from automl.training import supernet_of
 from automl.training._supernet import judged
-from search_spaces.backbones import find_backbones
-from search_spaces.stored import Stored, StoredError, load
-from tests._models import shapes, write_model
+from search_spaces.backbones import Backbone, find_backbones
+from search_spaces.stored import RESOLUTION, Stored, StoredError, load, plain_network
+from tests._models import shapes, transformer, write_model
 
 
-def train(folder: Path, **changes: object) -> tuple[Stored, object, np.ndarray]:
-    """A few seconds of a model that pads in a way of its own."""
+def padding(folder: Path) -> Backbone:
+    """A model that pads in a way of its own."""
+    write_model(folder / "same", pad_type="same")
+    return find_backbones(names=[f"local-dir:{folder / 'same'}"])[0][0]
+
+
+def train(folder: Path, backbone: Backbone, **changes: object) -> tuple[Stored, object, np.ndarray]:
+    """A few seconds of training."""
     dataset = shapes(folder, per_class=30)
     dataset.ranges = {"uint16": [0.0, 4095.0]}
-    write_model(folder / "same", pad_type="same")
-    backbone = find_backbones(names=[f"local-dir:{folder / 'same'}"])[0][0]
     rows = np.arange(len(dataset.labels))
     steps = supernet_of(
         dataset, rows[::2], rows[1::2], dataclasses.replace(backbone, **changes),  # type: ignore[arg-type]
@@ -35,7 +42,7 @@ def train(folder: Path, **changes: object) -> tuple[Stored, object, np.ndarray]:
 
 
 def test_scores_are_those_of_the_file(tmp_path: Path) -> None:
-    stored, dataset, validation = train(tmp_path)
+    stored, dataset, validation = train(tmp_path, padding(tmp_path))
     stored.save(tmp_path / "net.safetensors")
     read = load(tmp_path / "net.safetensors")
     assert read.about.ranges == {"uint16": [0.0, 4095.0]}
@@ -49,4 +56,15 @@ def test_scores_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_a_model_whose_settings_would_be_lost_is_not_trained(tmp_path: Path) -> None:
     with pytest.raises(StoredError, match="settings of its own"):
-        train(tmp_path, arguments={})
+        train(tmp_path, padding(tmp_path), arguments={})
+
+
+def test_a_transformer_becomes_a_supernet_at_other_sides_than_its_own(tmp_path: Path) -> None:
+    stored, _, _ = train(tmp_path, transformer(tmp_path))
+    stored.save(tmp_path / "net.safetensors")
+    read = load(tmp_path / "net.safetensors")
+    for side in read.about.resolutions:
+        subnet = {**read.space.smallest(), RESOLUTION: side}
+        info = export_onnx(vision_model(read, subnet), side, tmp_path / "model.onnx")
+        assert info.exporter == "torchscript" and info.max_abs_diff < 1e-4
+        plain_network(read.backbone(subnet)).eval()(torch.zeros(1, 3, side, side))
