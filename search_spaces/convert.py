@@ -157,12 +157,16 @@ class Converted(Supernet, Classified):
         return built.train(self.training)
 
 
-def convert(model: nn.Module, classes: int | None = None) -> Converted:
+def convert(model: nn.Module, classes: int | None = None, *, fitted: nn.Linear | None = None) -> Converted:
     """Make a supernet of a timm model: ResNet, MobileNetV1, V2 or V3, EfficientNet, ConvNeXt, ViT or DeiT.
+
+    The features themselves are sorted where they are the last stage's channels, so a classifier that was fitted on them
+    has to be sorted with them.
 
     Args:
         model: stays as it is.
-        classes: outputs of a new classifier; None for the model's own, if it has one.
+        classes: outputs of a new classifier; None for the fitted one, or else the model's own, if it has one.
+        fitted: a classifier of the model's features; stays as it is.
 
     Raises:
         ConversionError: none of its blocks is of a known kind.
@@ -170,7 +174,7 @@ def convert(model: nn.Module, classes: int | None = None) -> Converted:
     kind = type(model).__name__
     network: Any = copy.deepcopy(model)
     own = network.get_classifier() if hasattr(network, "get_classifier") else None
-    if classes is None and not isinstance(own, nn.Linear | nn.Identity | None):
+    if classes is None and fitted is None and not isinstance(own, nn.Linear | nn.Identity | None):
         raise ConversionError(
             f"the classifier of a {kind} is a {type(own).__name__}; give the number of classes"
         )
@@ -181,7 +185,9 @@ def convert(model: nn.Module, classes: int | None = None) -> Converted:
     )
     network.reset_classifier(0)
     classifier = own if isinstance(own, nn.Linear) and classes is None else None
-    if classes is not None:
+    if fitted is not None:
+        classifier = copy.deepcopy(fitted)
+    elif classes is not None:
         reference = next(network.parameters())
         classifier = nn.Linear(width, classes).to(reference)
         nn.init.trunc_normal_(classifier.weight, std=0.02)

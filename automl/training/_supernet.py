@@ -88,10 +88,10 @@ def supernet_of(
     began = time.monotonic()
     torch.manual_seed(seed)
     classes, labels = len(dataset.class_names), np.asarray(dataset.labels)
-    net: Supernet = convert(create_backbone(backbone), classes)
-    net.classifier.load_state_dict(  # type: ignore[union-attr]
-        _probe(dataset, train, backbone, resolutions[-1], shared, threads, began + seconds)
-    )
+    network = create_backbone(backbone)
+    convert(network)  # what cannot become a supernet is refused before anything is computed
+    fitted = _probe(dataset, train, backbone, resolutions[-1], shared, threads, began + seconds)
+    net: Supernet = convert(network, fitted=fitted)
     net = net.to(memory_format=layout(torch.device("cpu")))
     about = About(
         CONVERTED,
@@ -198,8 +198,8 @@ def _probe(
     shared: Path,
     threads: int,
     deadline: float,
-) -> dict[str, Tensor]:
-    """Weights of a classifier that was fitted on frozen features, so that a random one does not distort them (LP-FT)."""
+) -> nn.Linear:
+    """A classifier that was fitted on frozen features, so that a random one does not distort them (LP-FT)."""
     labels, classes = np.asarray(dataset.labels), len(dataset.class_names)
     table = frozen_features(
         dataset, backbone, resolution, "last", shared, indices=rows, threads=threads, deadline=deadline
@@ -214,4 +214,6 @@ def _probe(
         max_iterations=iterations_within(left / 8, len(rows), table.shape[1], classes),
     )
     weight = head.linear.weight.detach() / head.scale
-    return {"weight": weight, "bias": head.linear.bias.detach() - weight @ head.center}
+    fitted = nn.Linear(table.shape[1], classes)
+    fitted.load_state_dict({"weight": weight, "bias": head.linear.bias.detach() - weight @ head.center})
+    return fitted

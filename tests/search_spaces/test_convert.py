@@ -79,6 +79,24 @@ def test_the_largest_subnet_is_the_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_a_classifier_that_was_fitted_on_the_features_fits_the_supernet(name: str) -> None:
+    model: Any = copy.deepcopy(model_of(name))
+    model.reset_classifier(0)
+    with torch.inference_mode():
+        features = model(images(1))
+    fitted = nn.Linear(features.shape[1], 4).double()
+    with torch.no_grad():  # some features count for much more than others
+        fitted.weight.mul_(torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(0)))
+    weight = fitted.weight.detach().clone()
+    net = convert(model, fitted=fitted)
+    net.activate(net.space.largest())
+    with torch.inference_mode():
+        wanted = fitted(features)
+        torch.testing.assert_close(net(images(1)), wanted, rtol=1e-9, atol=1e-6)
+    assert torch.equal(weight, fitted.weight)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_the_smallest_subnet_costs_a_third_at_most(name: str) -> None:
     net, side = net_of(name), KINDS[name].get("img_size", 128)
     assert net.cost(net.space.smallest(), side).macs <= 0.35 * net.cost(net.space.largest(), side).macs

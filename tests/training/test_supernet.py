@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch
 from automl._subnets import vision_model
 from automl.export import export_onnx
 from automl.task import Objective
+from automl.training import _supernet as module
 from automl.training import supernet_of
 from automl.training._supernet import judged
-from search_spaces.backbones import Backbone, find_backbones
+from search_spaces.backbones import Backbone, create_backbone, find_backbones
 from search_spaces.stored import RESOLUTION, Stored, StoredError, load, plain_network
+from search_spaces.supernet import Supernet
 from tests._models import shapes, transformer, write_model
 
 
@@ -57,6 +60,34 @@ def test_scores_are_those_of_the_file(tmp_path: Path) -> None:
 def test_a_model_whose_settings_would_be_lost_is_not_trained(tmp_path: Path) -> None:
     with pytest.raises(StoredError, match="settings of its own"):
         train(tmp_path, padding(tmp_path), arguments={})
+
+
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "mobilenetv1_100"])
+def test_the_training_begins_with_what_the_fitted_classifier_says(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[torch.nn.Linear] = []
+    begun: list[Supernet] = []
+    probe = module._probe
+
+    def spied(*args: Any) -> torch.nn.Linear:
+        fitted.append(probe(*args))
+        return fitted[0]
+
+    def begins(net: Supernet, *_args: Any, **_more: Any) -> Any:
+        begun.append(net)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "_probe", spied)
+    monkeypatch.setattr(module, "train_supernet", begins)
+    write_model(tmp_path / "model", architecture)
+    backbone = find_backbones(names=[f"local-dir:{tmp_path / 'model'}"])[0][0]
+    with pytest.raises(InterruptedError):
+        train(tmp_path, backbone)
+    x = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = fitted[0](create_backbone(backbone).eval()(x))
+        torch.testing.assert_close(begun[0].eval()(x), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_transformer_becomes_a_supernet_at_other_sides_than_its_own(tmp_path: Path) -> None:
