@@ -86,9 +86,11 @@ def read_profile(path: str | Path) -> DeviceProfile:
             for n in values["nets"]
         )
         profile = DeviceProfile(str(values["name"]), str(values["base"]), str(values["machine"]), nets)
+        if not re.fullmatch(r"(cpu|cuda):\d{1,4}", profile.base):
+            raise ValueError(f"base is '{profile.base[:80]}', and no device of a machine such as cpu:1")
     except FileNotFoundError:
         raise InputError(f"device profile {path} does not exist") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
             f"device profile {path} cannot be used ({' '.join(str(error).split())}); copy device.json from the kit again"
         ) from None

@@ -81,6 +81,9 @@ def test_a_profile_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         ({"nets": [{**vars(net), "there_ms": 0} for net in nets()]}, "latencies of 5 networks"),
         ({"nets": 4}, "cannot be used"),
         ({"base": "cpu:999"}, "cores"),
+        ({"base": str(path)}, "no device of a machine such as cpu:1"),
+        ({"base": "cpu"}, "no device of a machine"),
+        ({"format": math.inf}, "cannot be used"),
     ):
         with pytest.raises(InputError, match=words):
             Device.parse(str(stored(path, **changes)))
