@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,8 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _CALIBRATION = "calibration.images"
 #: Images of a batch from which statistics are estimated.
 _BATCH = 64
+#: Sides of images that make sense for a network.
+_LEAST_SIDE, _LARGEST_SIDE = 16, 1024
 
 
 class StoredError(ValueError):
@@ -232,7 +235,7 @@ def load(path: Path) -> Stored:
         ]
     except StoredError:
         raise
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise StoredError(f"{path} is damaged ({_line(error)})") from None
     return stored
 
@@ -264,12 +267,15 @@ def _about(values: Mapping[str, Any]) -> About:
         return tuple(of(v) for v in values[name])
 
     mean, std = numbers("mean", float), numbers("std", float)
-    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std))) or not min(std) > 0:
         raise ValueError("mean needs three numbers, std three above 0")
+    sides = numbers("resolutions", int)
+    if not sides or not all(_LEAST_SIDE <= side <= _LARGEST_SIDE for side in sides):
+        raise ValueError(f"resolutions are {list(sides)[:8]}; they are {_LEAST_SIDE} to {_LARGEST_SIDE}")
     return About(
         str(values["family"]),
         numbers("classes", str),
-        numbers("resolutions", int),
+        sides,
         str(values["metric"]),
         str(values["architecture"]),
         mean,

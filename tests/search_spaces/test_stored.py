@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,13 @@ def test_what_is_no_supernet_is_refused(tmp_path: Path) -> None:
     for wrong in (
         {"about": {"family": "mobile"}},
         {"about": about},
+        {"about": {**vars(made.about), "mean": [0.5, math.nan, 0.5]}},
+        *(
+            {"about": {**vars(made.about), "resolutions": sides}}
+            for sides in ([0, 32], [-32], [32, 10**6], [])
+        ),
+        {"about": {**vars(made.about), "resolutions": [math.inf]}},
+        {"format": math.inf},
         {"known": [{"subnet": "0"}]},
         {"known": 5},
     ):
