@@ -35,8 +35,8 @@ RESOLUTION = "resolution"
 #: Buffers that are a subnet's own, and not stored.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _CALIBRATION = "calibration.images"
-#: Images of a batch from which statistics are estimated.
-_BATCH = 64
+#: Most images of a batch from which statistics are estimated, and fewest altogether: one alone has no variance.
+_BATCH, _LEAST_IMAGES = 64, 2
 #: Sides of images that make sense for a network.
 _LEAST_SIDE, _LARGEST_SIDE = 16, 1024
 
@@ -117,13 +117,13 @@ class Stored:
         return Space((*self.net.space.dimensions, side))
 
     def images(self, resolution: int) -> Iterator[Tensor]:
-        """Give the calibration images as normalised batches ``[N, 3, resolution, resolution]``."""
+        """Give the calibration images as normalised batches ``[N, 3, resolution, resolution]`` of about the same N."""
         mean, std = (
             torch.tensor(v, device=self.calibration.device).view(1, 3, 1, 1) * 255.0
             for v in (self.about.mean, self.about.std)
         )
-        for start in range(0, len(self.calibration), _BATCH):
-            pixels = self.calibration[start : start + _BATCH].float()
+        for part in self.calibration.tensor_split(-(-len(self.calibration) // _BATCH)):
+            pixels = part.float()
             if pixels.shape[-1] != resolution:
                 pixels = F.interpolate(
                     pixels, (resolution, resolution), mode="bilinear", antialias=True, align_corners=False
@@ -217,8 +217,8 @@ def load(path: Path) -> Stored:
                 f"{path} was written by a version that lost settings of its model; train it again"
             )
         images = tensors.pop(_CALIBRATION)
-        if images.ndim != 4 or images.dtype != torch.uint8 or not len(images):
-            raise ValueError("no images for the statistics")
+        if images.ndim != 4 or images.dtype != torch.uint8 or len(images) < _LEAST_IMAGES:
+            raise ValueError(f"not {_LEAST_IMAGES} images for the statistics")
         net = blank(about.family, about.architecture, len(about.classes), about.arguments)
         _fill(net, tensors)
         stored = Stored(about, net, images)

@@ -79,6 +79,16 @@ def test_statistics_are_those_of_the_calibration_images_at_the_subnets_side() ->
         made.build({**subnet, RESOLUTION: 40})
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(2, [2]), (64, [64]), (65, [33, 32]), (129, [43, 43, 43])])
+def test_no_image_is_left_over_for_a_batch_of_its_own(count: int, sizes: list[int]) -> None:
+    made = stored()
+    made.calibration = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    assert [len(batch) for batch in made.images(32)] == sizes
+    made.build(
+        {**made.space.largest(), RESOLUTION: 32}
+    )  # of which the last layers see one position of each image
+
+
 def test_counted_is_without_the_classifier() -> None:
     made = stored()
     subnet = made.space.smallest()
@@ -137,6 +147,11 @@ def test_what_is_no_supernet_is_refused(tmp_path: Path) -> None:
         changed(path, **wrong)
         with pytest.raises(StoredError, match="is damaged"):
             load(path)
+    made.calibration = made.calibration[:1]
+    made.save(path)
+    with pytest.raises(StoredError, match="not 2 images for the statistics"):
+        load(path)
+    made = stored()
     made.save(path)
     tensors = load_file(path)
     tensors.pop("stem.conv.weight")
