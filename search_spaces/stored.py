@@ -219,7 +219,10 @@ def load(path: Path) -> Stored:
         images = tensors.pop(_CALIBRATION)
         if images.ndim != 4 or images.dtype != torch.uint8 or len(images) < _LEAST_IMAGES:
             raise ValueError(f"not {_LEAST_IMAGES} images for the statistics")
-        net = blank(about.family, about.architecture, len(about.classes), about.arguments)
+        most = sum(tensor.numel() for tensor in tensors.values())
+        if len(tensors["classifier.weight"]) != len(about.classes):
+            raise ValueError(f"its classifier is not of {len(about.classes)} classes")
+        net = blank(about.family, about.architecture, len(about.classes), about.arguments, most)
         _fill(net, tensors)
         stored = Stored(about, net, images)
         codes = Codes(stored.space)
@@ -291,7 +294,11 @@ def _about(values: Mapping[str, Any]) -> About:
 
 
 def blank(
-    family: str, architecture: str, classes: int, arguments: Mapping[str, Any] | None = None
+    family: str,
+    architecture: str,
+    classes: int,
+    arguments: Mapping[str, Any] | None = None,
+    most: float = math.inf,
 ) -> Supernet:
     """Return a supernet before its weights.
 
@@ -300,9 +307,10 @@ def blank(
         architecture: of a converted one.
         classes: of the classifier.
         arguments: of a converted one's architecture.
+        most: parameters that a converted one may have without its classifier.
 
     Raises:
-        StoredError: a converted one's architecture is not known, or not with these arguments.
+        StoredError: a converted one's architecture is not known, or not with these arguments, or larger.
     """
     if family != CONVERTED:
         return families.supernet(family, classes)
@@ -317,8 +325,18 @@ def blank(
     refused = sorted({"num_classes", *inspect.signature(timm.create_model).parameters} & given.keys())
     if refused:
         raise StoredError(f"{refused[0]!r} is no argument of an architecture")
+
+    def build() -> nn.Module:
+        model: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, **given)
+        return model
+
     try:
-        model = timm.create_model(architecture, pretrained=False, num_classes=0, **given)
+        if math.isfinite(most):
+            with torch.device("meta"):  # without memory for its weights
+                size = sum(p.numel() for p in build().parameters())
+            if size > most:
+                raise ValueError(f"it has {size} parameters, and {most} are stored")
+        model = build()
     except Exception as error:
         raise StoredError(f"{architecture} cannot be built with {given} ({_line(error)})") from None
     return convert(model, classes)

@@ -171,6 +171,29 @@ def test_an_architecture_that_timm_lacks_is_named(tmp_path: Path) -> None:
         load(path)
 
 
+def test_no_more_is_built_than_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.safetensors"
+    made = stored(CONVERTED)
+    made.save(path)
+    changed(path, about={**vars(made.about), "classes": [str(number) for number in range(10**5)]})
+    with pytest.raises(StoredError, match=r"is damaged .*classifier is not of 100000 classes"):
+        load(path)
+    created, places = timm.create_model, []
+
+    def watched(*args: Any, **more: Any) -> Any:
+        model = created(*args, **more)
+        places.append(next(model.parameters()).device.type)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    made.save(path)
+    for architecture, arguments in (("resnet152", {}), ("resnet50", {"base_width": 4096})):
+        changed(path, about={**vars(made.about), "architecture": architecture, "arguments": arguments})
+        with pytest.raises(StoredError, match=r"parameters, and \d+ are stored"):
+            load(path)
+    assert places == ["meta", "meta"]
+
+
 def with_settings(arguments: dict[str, Any]) -> Stored:
     """A converted model whose padding is not its architecture's usual one, and what is said of it."""
     torch.manual_seed(0)
