@@ -209,11 +209,10 @@ def _written(
 
 
 def _write_labels(stored: Stored, folder: Path, side: int) -> None:
-    stored_side = int(stored.calibration.shape[-1])
     about = {
         "schema_version": 1,
         "classes": list(stored.about.classes),
-        "resize": [stored_side, side] if side < stored_side else [side],
+        "resize": stored.resize_chain(side),
         "ranges": dict(stored.about.ranges),
         "input": "images",
         "outputs": ["probabilities", "label"],

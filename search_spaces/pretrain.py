@@ -195,6 +195,7 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         record["plan"]["backbone"] = backbone.name
     if plan.start is not None:
         record["plan"]["start"] = plan.start.name
+    height, width = training.pixels.shape[-2:]
     about = About(
         plan.family if backbone is None else CONVERTED,
         tuple(names),
@@ -206,6 +207,7 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
         "Apache-2.0" if backbone is None else backbone.licence,
         origin,
         {} if backbone is None else dict(backbone.arguments),
+        size=height if height == width else 0,
     )
     net = _begun(plan, backbone, about, len(names) + views.teacher_classes)
     net = net.to(device=device, memory_format=memory_format(torch.device(device)))  # type: ignore[call-overload]

@@ -37,8 +37,8 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _CALIBRATION = "calibration.images"
 #: Most images of a batch from which statistics are estimated, and fewest altogether: one alone has no variance.
 _BATCH, _LEAST_IMAGES = 64, 2
-#: Sides of images that make sense for a network.
-_LEAST_SIDE, _LARGEST_SIDE = 16, 1024
+#: Sides of images that make sense for a network, and the largest that images are resized to before.
+_LEAST_SIDE, _LARGEST_SIDE, _LARGEST_SIZE = 16, 1024, 4096
 
 
 class StoredError(ValueError):
@@ -60,6 +60,8 @@ class About:
         origin: one line: what it was trained from, and on.
         arguments: of the model that was converted, see :attr:`search_spaces.backbones.Backbone.arguments`.
         ranges: how files of images become bytes, kept for whoever reads them: kind → what is black and what is white.
+        size: side of the squares that images were resized to before they were resized to a resolution; 0 where that is
+            not known.
     """
 
     family: str
@@ -73,6 +75,7 @@ class About:
     origin: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,14 @@ class Stored:
         """The subnets at all resolutions: the supernet's dimensions, and :data:`RESOLUTION`."""
         side = Dimension(RESOLUTION, self.about.resolutions, RESOLUTION)
         return Space((*self.net.space.dimensions, side))
+
+    def resize_chain(self, resolution: int) -> list[int]:
+        """Sides of the successive squashes from an original to a resolution, as the images went that scores are of."""
+        size = self.about.size
+        if not size:  # an older file: its images are all that it tells
+            seen = int(self.calibration.shape[-1])
+            return [seen, resolution] if resolution < seen else [resolution]
+        return [size] if resolution == size else [size, resolution]
 
     def images(self, resolution: int) -> Iterator[Tensor]:
         """Give the calibration images as normalised batches ``[N, 3, resolution, resolution]`` of about the same N."""
@@ -275,6 +286,9 @@ def _about(values: Mapping[str, Any]) -> About:
     sides = numbers("resolutions", int)
     if not sides or not all(_LEAST_SIDE <= side <= _LARGEST_SIDE for side in sides):
         raise ValueError(f"resolutions are {list(sides)[:8]}; they are {_LEAST_SIDE} to {_LARGEST_SIDE}")
+    size = int(values.get("size", 0))  # which older files have not
+    if not 0 <= size <= _LARGEST_SIZE:
+        raise ValueError(f"size is {size}; it is 0 to {_LARGEST_SIZE}")
     return About(
         str(values["family"]),
         numbers("classes", str),
@@ -290,6 +304,7 @@ def _about(values: Mapping[str, Any]) -> About:
             str(kind): [float(black), float(white)]
             for kind, (black, white) in values.get("ranges", {}).items()
         },
+        size,
     )
 
 

@@ -105,6 +105,7 @@ def supernet_of(
         f"{backbone.name}, {len(train)} images",
         dict(backbone.arguments),
         dataset.ranges,
+        dataset.size,
     )
     check_rebuilt(about, net)
     loss = make_loss(

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,20 +109,32 @@ def brute(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def score(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Judge exported files on the validation and the test images."""
-    from automl.export import run_onnx
+    """Judge exported files on the validation and the test images, which go the way from the original that users' go."""
+    from automl.predict import Predictor
     from benchmarks.comparison import balanced_accuracy
 
     dataset = _opened(spec)
-    labels = np.asarray(dataset.labels)
+    labels, originals = np.asarray(dataset.labels), _originals(dataset)
+    number = {name: at for at, name in enumerate(dataset.class_names)}
     found: dict[str, dict[str, float]] = {}
-    for file, side in spec["files"].items():
+    for file in spec["files"]:
         found[file] = {}
+        predictor = Predictor(Path(file).parent, threads=os.cpu_count() or 1)
         for part in ("validation", "test"):
             index = np.asarray(dataset.indices(part))
-            _probabilities, label = run_onnx(file, dataset.images(side), index, threads=os.cpu_count() or 1)
+            frame = predictor.predict(originals[at] for at in index)
+            label = frame["label"].map(number).fillna(-1).to_numpy(int)
             found[file][part] = balanced_accuracy(labels[index], label)
     return {"files": found, "test_images": len(dataset.indices("test"))}
+
+
+def _originals(dataset: Any) -> Sequence[Any]:
+    """Files of the images, or, of an npz file, their pixels."""
+    if len(dataset.source_paths):
+        return dataset.source_paths  # type: ignore[no-any-return]
+    with np.load(dataset.source, allow_pickle=False) as stored:
+        pixels = stored["images"]
+    return [pixels[int(name.rpartition("[")[2][:-1])] for name in dataset.source_names]
 
 
 def main() -> int:

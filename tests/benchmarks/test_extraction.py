@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks.suites import extraction
-from tests._models import write_model
+from automl.data import load_dataset
+from automl.export import export_onnx
+from automl.predict import predict_files
+from benchmarks.suites import _extraction_probe, extraction
+from tests._models import network, small_cnn, write_model
 from tests.conftest import write_shapes
 
 
@@ -48,6 +53,34 @@ def test_figures_over_all_sets() -> None:
     assert total["behind"] == pytest.approx(-0.01) and total["behind_error"] == pytest.approx(0.02)
     assert total["behind_validation"] == pytest.approx(-0.01)
     assert (total["seconds_median"], total["seconds_most"]) == (9.0, 20.0)
+
+
+@pytest.mark.parametrize("source", ["folder", "npz"])
+def test_files_are_judged_on_images_that_went_the_way_that_users_images_go(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=20, side=40)
+    files = sorted(data.glob("*/*.png"))
+    if source == "npz":
+        images = np.stack([np.asarray(Image.open(path)) for path in files])
+        data = tmp_path / "shapes.npz"
+        np.savez(data, images=images, labels=[sorted(("bar", "disc", "square")).index(p.parent.name) for p in files],
+                 class_names=["bar", "disc", "square"])  # fmt: skip
+    one = tmp_path / "one"
+    one.mkdir()
+    export_onnx(network(small_cnn()), 32, one / "model.onnx")
+    told = {"schema_version": 1, "classes": ["bar", "disc", "square"], "resize": [8, 32]}
+    (one / "labels.json").write_text(json.dumps(told))
+    monkeypatch.setenv("AUTOML_HOME", str(tmp_path / "home"))
+    spec = {"data": str(data), "columns": {}, "seed": 0, "files": {str(one / "model.onnx"): 32}}
+    found = _extraction_probe.score(spec)["files"][str(one / "model.onnx")]
+    dataset = load_dataset(data)
+    for part in ("validation", "test"):
+        rows = dataset.indices(part)
+        frame = predict_files(one, [files[at] for at in rows])
+        right = frame["label"].to_numpy() == np.asarray(dataset.class_names)[np.asarray(dataset.labels)[rows]]
+        each = [right[np.asarray(dataset.labels)[rows] == label].mean() for label in range(3)]
+        assert found[part] == pytest.approx(np.mean(each))
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

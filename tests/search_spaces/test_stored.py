@@ -79,6 +79,22 @@ def test_statistics_are_those_of_the_calibration_images_at_the_subnets_side() ->
         made.build({**subnet, RESOLUTION: 40})
 
 
+def test_images_go_the_way_that_they_went_before_they_were_judged(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    made = stored()
+    made.save(path)
+    # All that an older file tells is what its images are like.
+    assert [load(path).resize_chain(side) for side in (32, 48, 64)] == [[48, 32], [48], [64]]
+    about = {**vars(made.about), "size": 200}
+    changed(path, about=about)
+    assert load(path).resize_chain(48) == [200, 48] and load(path).resize_chain(200) == [200]
+    changed(path, about={name: value for name, value in about.items() if name != "size"})
+    assert load(path).about == made.about
+    changed(path, about={**about, "size": 10**6})
+    with pytest.raises(StoredError, match="size is 1000000"):
+        load(path)
+
+
 @pytest.mark.parametrize(("count", "sizes"), [(2, [2]), (64, [64]), (65, [33, 32]), (129, [43, 43, 43])])
 def test_no_image_is_left_over_for_a_batch_of_its_own(count: int, sizes: list[int]) -> None:
     made = stored()

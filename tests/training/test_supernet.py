@@ -28,14 +28,16 @@ def padding(folder: Path) -> Backbone:
     return find_backbones(names=[f"local-dir:{folder / 'same'}"])[0][0]
 
 
-def train(folder: Path, backbone: Backbone, **changes: object) -> tuple[Stored, object, np.ndarray]:
+def train(
+    folder: Path, backbone: Backbone, seconds: float = 6.0, **changes: object
+) -> tuple[Stored, Any, np.ndarray]:
     """A few seconds of training."""
     dataset = shapes(folder, per_class=30)
     dataset.ranges = {"uint16": [0.0, 4095.0]}
     rows = np.arange(len(dataset.labels))
     steps = supernet_of(
         dataset, rows[::2], rows[1::2], dataclasses.replace(backbone, **changes),  # type: ignore[arg-type]
-        resolutions=[32, 48], objective=Objective(), seconds=4.0, seed=0, shared=folder,
+        resolutions=[32, 48], objective=Objective(), seconds=seconds, seed=0, shared=folder,
     )  # fmt: skip
     while True:
         try:
@@ -55,11 +57,12 @@ def test_scores_are_those_of_the_file(tmp_path: Path) -> None:
     # Half precision moves an image at most now and then.
     np.testing.assert_allclose(again, [one.score for one in known], atol=0.05)
     assert [one.images for one in known] == [len(validation)] * 12
+    assert [read.resize_chain(side) for side in (32, 48)] == [dataset.resize_chain(side) for side in (32, 48)]
 
 
 def test_a_model_whose_settings_would_be_lost_is_not_trained(tmp_path: Path) -> None:
     with pytest.raises(StoredError, match="settings of its own"):
-        train(tmp_path, padding(tmp_path), arguments={})
+        train(tmp_path, padding(tmp_path), 60.0, arguments={})
 
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "mobilenetv1_100"])
@@ -83,7 +86,7 @@ def test_the_training_begins_with_what_the_fitted_classifier_says(
     write_model(tmp_path / "model", architecture)
     backbone = find_backbones(names=[f"local-dir:{tmp_path / 'model'}"])[0][0]
     with pytest.raises(InterruptedError):
-        train(tmp_path, backbone)
+        train(tmp_path, backbone, 60.0)
     x = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = fitted[0](create_backbone(backbone).eval()(x))
