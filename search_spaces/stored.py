@@ -249,7 +249,7 @@ def load(path: Path) -> Stored:
         ]
     except StoredError:
         raise
-    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise StoredError(f"{path} is damaged ({_line(error)})") from None
     return stored
 

@@ -155,6 +155,7 @@ def test_what_is_no_supernet_is_refused(tmp_path: Path) -> None:
             for sides in ([0, 32], [-32], [32, 10**6], [])
         ),
         {"about": {**vars(made.about), "resolutions": [math.inf]}},
+        {"about": {**vars(made.about), "ranges": [0, 255]}},
         {"format": math.inf},
         {"known": [{"subnet": "0"}]},
         {"known": 5},
