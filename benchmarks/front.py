@@ -15,9 +15,9 @@ import numpy as np
 
 from automl.wording import plural
 from benchmarks import plots
-from benchmarks.matrix import timed
+from benchmarks.matrix import over, ranked, timed
 from benchmarks.standings import incumbents, mean_scores, ranks, records
-from benchmarks.tables import ENGINE, budget_text, foot, table
+from benchmarks.tables import ENGINE, budget_text, foot, points, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,18 +103,12 @@ def text(runs: pd.DataFrame, summary: Mapping[str, Any], picture: str, folder: s
         [task, *("" if m not in found else _share(found[m], max(found.values())) for m in methods)]
         for task, found in scores.items()
     ]
-    average, low, high = (standing[key] for key in ("average", "low", "high"))
-    rows.append(
-        [
-            "average rank",
-            *(f"{average[m]:.1f} ({low[m]:.1f} to {high[m]:.1f})" if m in average else "" for m in methods),
-        ]
-    )
+    rows.append(["average rank", *(ranked(standing, m) for m in methods)])
     gaps = summary["engine - other"]
-    rows.append(["engine − it, points", *(_points(gaps[m]) if m in gaps else "" for m in methods)])
+    rows.append(["engine − it, points", *(points(gaps[m]) if m in gaps else "" for m in methods)])
     times = summary["times"]
     rows.append(["time of the engine / its time", *(timed(times[m]) if m in times else "" for m in methods)])
-    rows.append(["runs over a limit", *(_over(runs, m) for m in methods)])
+    rows.append(["runs over a limit", *(over(summary, m) for m in methods)])
     seeds = sorted({int(seed) for seed in runs["seed"]})
     tested = [int(n) for n in (runs["n_test"].min(), runs["n_test"].max())]
     return "\n".join(
@@ -140,18 +134,6 @@ def text(runs: pd.DataFrame, summary: Mapping[str, Any], picture: str, folder: s
 
 def _share(score: float, best: float) -> str:
     return f"**{100 * score:.1f}**" if score == best else f"{100 * score:.1f}"
-
-
-def _points(gap: Mapping[str, float]) -> str:
-    mean, low, high = (100 * gap[key] for key in ("mean", "low", "high"))
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def _over(runs: pd.DataFrame, method: str) -> str:
-    own = runs[runs["method"] == method]
-    if (own["status"] == "unchecked").any():
-        return "not measured"
-    return str(int(((own["status"] == "infeasible") | (own["broken"] > 0)).sum()))
 
 
 def mean_curve(runs: pd.DataFrame, method: str, *, seed: int = 0) -> list[tuple[float, float, float, float]]:

@@ -204,6 +204,7 @@ def plan(matrix: Matrix, options: argparse.Namespace) -> list[dict[str, Any]]:
             options.data = [f"{task.name}={_path(task, options)}"]
             options.column = [f"{role}={column}" for role, column in task.columns.items()]
             (source,) = sources(options)
+            known = matrix.known_device and bool(task.limits)
             specs += [
                 make_spec(
                     options,
@@ -213,10 +214,10 @@ def plan(matrix: Matrix, options: argparse.Namespace) -> list[dict[str, Any]]:
                     alone=METHODS[method].alone,
                     limits=list(task.limits),
                     anytime=True,
-                    **({"known_device": True} if matrix.known_device else {}),
+                    **({"known_device": True} if known else {}),
                 )
                 | {"keeps_failures": True}
-                | ({"known": _known(options)} if matrix.known_device and METHODS[method].alone else {})
+                | ({"known": _known(options)} if known and METHODS[method].alone else {})
                 for method in methods
             ]
     return specs
@@ -243,7 +244,7 @@ def prepare(specs: Sequence[Spec], options: argparse.Namespace) -> None:
     asked = {
         json.dumps([spec["source"], spec["settings"]["columns"], spec["settings"]["limits"]]): spec
         for spec in missing
-        if "known" in spec and spec["settings"]["limits"]
+        if "known" in spec
     }
     if not asked:
         return
@@ -371,7 +372,7 @@ def to_markdown(matrix: Matrix, summary: Mapping[str, Any]) -> str:
         ["**time of the engine / its time**", *(timed(times[m]) if m in times else "" for m in methods)]
     )
     lines.append(["runs in which the engine never reaches it", *(_never(times.get(m)) for m in methods)])
-    lines.append(["runs over a limit", *(_over(summary, m) for m in methods)])
+    lines.append(["runs over a limit", *(over(summary, m) for m in methods)])
     lines.append(["runs without a model", *(str(summary["failed"].get(m, "")) for m in methods)])
     lines.append(["trials of a run", *(_trials(summary, m) for m in methods)])
     seeds = sorted({seed for task in summary["seeds"].values() for found in task.values() for seed in found})
@@ -418,7 +419,7 @@ def _never(times: Mapping[str, Any] | None) -> str:
     return f"{times['never']} of {times['pairs']}" if times and times["pairs"] else ""
 
 
-def _over(summary: Mapping[str, Any], method: str) -> str:
+def over(summary: Mapping[str, Any], method: str) -> str:
     if summary["unchecked"].get(method):
         return "not measured"
     return str(summary["over a limit"].get(method, ""))

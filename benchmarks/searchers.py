@@ -57,7 +57,7 @@ class Searcher:
 
     def seed(self, seed: int) -> int:
         """A seed of its own, so that two searchers that begin with random draws don't begin with the same ones."""
-        return seed + zlib.crc32(self.title.encode())
+        return (seed + zlib.crc32(self.title.encode())) % 2**31
 
 
 def _random(seed: int) -> optuna.samplers.BaseSampler:

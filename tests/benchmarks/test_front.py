@@ -49,6 +49,7 @@ def folder(tmp_path: Path, runs: pd.DataFrame) -> Path:
     runs.to_parquet(results / "industrial-runs.parquet")
     summary = {
         "engine - other": {"random": {"mean": 0.0125, "low": -0.02, "high": 0.04}}, "budget_seconds": [60.0], "cells": 5,
+        "over a limit": {"engine": 1, "random": 1}, "unchecked": {"engine": 0, "random": 0},
         "times": {"random": {"pairs": 2, "median": 0.5, "low": 0.25, "high": None}},
         "commits": ["abc"], "environments": [environment()], "environment": environment(),
     }  # fmt: skip
@@ -77,8 +78,8 @@ def test_the_table_says_what_the_files_say(folder: Path) -> None:
         ["task", "random", "engine"],
         ["p", "**80.0**", "**80.0**"],
         ["q", "**62.5**", "50.0"],
-        ["average rank", "1.2 (1.0 to 1.5)", "1.8 (1.5 to 2.0)"],
-        ["engine − it, points", "+1.2 (-2.0 to +4.0)", ""],
+        ["average rank", "1.25 [1.00, 1.50]", "1.75 [1.50, 2.00]"],
+        ["engine − it, points", "+1.2 [-2.0, +4.0]", ""],
         ["time of the engine / its time", "0.50 [0.25, ∞]", ""],
         ["runs over a limit", "1", "1"],
     ]

@@ -209,7 +209,7 @@ def test_intervals_cover_the_truth(name: str, per_group: int) -> None:
     ("classes", "images", "recall"), [(2, 20, 0.9), (2, 50, 0.9), (2, 50, 0.96), (6, 10, 0.9)]
 )
 def test_a_lower_bound_of_few_images_is_seldom_too_high(classes: int, images: int, recall: float) -> None:
-    """It lies above the truth in 2.5 of 100 data sets; that of a percentile bootstrap does in 3 to 10."""
+    """It may lie above the truth in 2.5 of 100 data sets."""
     rng, draws = np.random.default_rng(3), 400
     labels = np.repeat(np.arange(classes), images)
     p = np.zeros((len(labels), classes))
