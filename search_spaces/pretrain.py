@@ -391,7 +391,7 @@ def main() -> None:
     parser.add_argument("--ema", type=float, default=Recipe.ema)
     parser.add_argument("--teacher-resolution", type=int, default=Plan.teacher_resolution)
     parser.add_argument("--evaluate-every", type=float, default=Plan.evaluate_every)
-    parser.add_argument("--mode", default=Recipe.mode, choices=("sandwich", "random"))
+    parser.add_argument("--mode", default=Recipe.mode, choices=("sandwich", "random", "largest"))
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument(
         "--held-out",

@@ -49,7 +49,9 @@ class Recipe:
     Attributes:
         mode: ``sandwich``: each step trains the largest, the smallest and ``draws`` random subnets, the others
             taught by the largest (Yu et al. 2020, BigNAS, section 3.1); ``random``: each step trains one
-            random subnet, four times cheaper, for small data on a processor.
+            random subnet, four times cheaper, for small data on a processor; ``largest``: each step trains the largest
+            alone, which another training then begins with, so that what the others learn from it is good from their first
+            step on (Cai et al. 2020, Once-for-All, section 3.3).
         draws: random subnets of a step in sandwich mode.
         pool: so many subnets are drawn once, and the random ones of a step from these; on a GPU each is then captured
             as a graph, so that its kernels are not launched one by one. 0 to draw anew for every step.
@@ -68,7 +70,7 @@ class Recipe:
         smoothing: of the labels.
     """
 
-    mode: Literal["sandwich", "random"] = "sandwich"
+    mode: Literal["sandwich", "random", "largest"] = "sandwich"
     draws: int = 2
     pool: int = 0
     coupled: float = 0.5
@@ -231,6 +233,8 @@ class _Learner:
             return loss, None
         largest, wrong, target = self._run(self._largest, space.largest(), *given)
         self._tell(batch, wrong)
+        if recipe.mode == "largest":
+            return largest, None
         smallest, *_ = [
             self._run(self._taught, subnet, batch.images, target, *given[2:])[0]
             for subnet in (space.smallest(), *(self._draw() for _ in range(recipe.draws)))

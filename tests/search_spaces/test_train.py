@@ -92,7 +92,25 @@ def test_random_subnets_may_come_from_a_pool_that_is_drawn_once(mode: str) -> No
     assert 2 <= len(seen) <= (4 if mode == "sandwich" else 2)
 
 
-@pytest.mark.parametrize("mode", ["sandwich", "random"])
+def test_the_largest_can_be_trained_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = families.supernet("mobile", 3)
+    seen: list[tuple[dict[str, int], float]] = []
+    activate = net.activate
+
+    def active(subnet: dict[str, int]) -> None:
+        seen.append((dict(subnet), net.dropout.p))
+        activate(subnet)
+
+    monkeypatch.setattr(net, "activate", active)
+    recipe = Recipe(mode="largest", dropout=0.3, draws=2, ema=0.0, warmup=0.0)
+    steps = list(train_supernet(net, _batches(), recipe, lambda step: step / 8, report_every=1))
+    assert [subnet for subnet, _ in seen] == [net.space.largest()] * 8
+    assert {dropout for _, dropout in seen[1:]} == {0.3}  # what was set is found by the next
+    assert all(math.isnan(step.smallest) for step in steps)
+    assert steps[-1].largest < steps[0].largest
+
+
+@pytest.mark.parametrize("mode", ["sandwich", "random", "largest"])
 def test_images_count_by_their_weights_and_are_told_how_wrong_they_are(mode: str) -> None:
     batch, told = next(_batches(teacher=True)), []
     twice = torch.arange(24).repeat_interleave(torch.where(torch.arange(24) < 8, 3, 1))
