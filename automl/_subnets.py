@@ -164,7 +164,8 @@ class Subnets:
         if not self._notes:
             why = next(iter(self._unusable.values()))
             raise AutomlError(f"no subnet can be exported and run: {why}")
-        held = dict.fromkeys(_LEARNED, 1.0)
+        limited = [name for name in _LEARNED if any(limit.name == name for limit in limits)]
+        held = dict.fromkeys(limited, 1.0)
         good = rounds = 0
         for _ in range(_ROUNDS):
             rounds += good >= top
@@ -173,7 +174,7 @@ class Subnets:
             known = self.measured()
             self.forecast.learn(
                 [subnet for subnet, _ in known],
-                {name: [cost[name] for _, cost in known] for name in _LEARNED},
+                {name: [cost[name] for _, cost in known] for name in limited},
             )
             proposals = propose(
                 self.stored.space,
@@ -192,9 +193,9 @@ class Subnets:
             if not fresh:
                 continue
             values = self.codes.values(self.codes.of(fresh))
-            predicted = {name: self.forecast.costs[name](values) for name in _LEARNED}
+            predicted = {name: self.forecast.costs[name](values) for name in limited}
             found = [cost for subnet, cost in self.measured() if subnet in fresh]
-            for name in _LEARNED:
+            for name in limited:
                 ratios = [c[name] / max(guess, 1e-9) for c, guess in zip(found, predicted[name], strict=True)]
                 held[name] = min(max(_middle(ratios), _CORRECTION[0]), _CORRECTION[1])
             kept = sum(not missed(limits, cost) for cost in found)

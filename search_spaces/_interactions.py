@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -34,7 +35,14 @@ class Interactions:
     def __init__(self, order: int = ORDER) -> None:
         self.order = order
 
-    def fit(self, rows: np.ndarray, is_code: np.ndarray, target: np.ndarray, seed: int) -> Interactions:
+    def fit(
+        self,
+        rows: np.ndarray,
+        is_code: np.ndarray,
+        target: np.ndarray,
+        seed: int,
+        parameters: Sequence[float] | None = None,
+    ) -> Interactions:
         """Learn.
 
         Args:
@@ -42,18 +50,29 @@ class Interactions:
             is_code: which features are codes, bool [d].
             target: float [n].
             seed: of the rows from which the parameters are found.
+            parameters: that an earlier one found for these rows, :attr:`parameters`; None to find them.
+
+        Raises:
+            ValueError: the given parameters are not those of so many features, or are no numbers.
+            torch.linalg.LinAlgError: with them the kernel has no inverse.
         """
         self._mean, self._deviation = float(target.mean()), float(target.std()) or 1.0
         x = torch.as_tensor(rows, dtype=torch.float64)
         y = torch.as_tensor((target - self._mean) / self._deviation, dtype=torch.float64)
         self._is_code = torch.as_tensor(is_code)
         few = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_ROWS])
-        self._parameters = self._learned(x[few], y[few])
+        self._parameters = self._learned(x[few], y[few]) if parameters is None else self._given(parameters)
         self._seen = x
         with torch.no_grad():
             factor = self._cholesky(x, self._parameters)
             self._weights = torch.cholesky_solve(y[:, None], factor)[:, 0]
         return self
+
+    @property
+    def parameters(self) -> list[float]:
+        """Of the kernel, for a later fit of the same rows."""
+        found: list[float] = self._parameters.tolist()
+        return found
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return float [m]."""
@@ -65,6 +84,13 @@ class Interactions:
                 for at in range(0, len(x), step)
             ]
         return torch.cat([*parts, torch.zeros(0, dtype=torch.float64)]).numpy() * self._deviation + self._mean
+
+    def _given(self, parameters: Sequence[float]) -> Tensor:
+        given = torch.as_tensor(parameters, dtype=torch.float64)
+        expected = 2 * len(self._is_code) + self.order + 1
+        if given.shape != (expected,) or not bool(given.isfinite().all()):
+            raise ValueError(f"the parameters are not {expected} numbers")
+        return given
 
     def _learned(self, x: Tensor, y: Tensor) -> Tensor:
         """The parameters: logarithms of [d] widths, [d] weights, [order] variances, and of the noise's variance."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from search_spaces.predict import LEAST_ROWS, MEMBERS, CostPredictor, Features, Member, TableError, Transfer
+from search_spaces.predict import LEAST_ROWS, CostPredictor, Features, Process, TableError, Transfer
 from search_spaces.propose import Codes, Predict, front, spread
 from search_spaces.stored import Known, Stored
 
@@ -17,6 +22,8 @@ _BYTES, _GRAPH = 4.0, 40_000
 _LEAST_ERROR = 0.002
 #: From so many measured subnets on a device is learned choice by choice.
 _MANY = 40
+#: What goes wrong with what another version found, or was damaged; it is then found anew.
+_UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 #: Share of the judged subnets that are drawn, and rounds in which the others are proposed.
 _DRAWN, _JUDGING_ROUNDS = 0.4, 3
 
@@ -66,12 +73,22 @@ def judge_subnets(
             yield done
 
 
+def learn_forecast(stored: Stored, seed: int = 0) -> None:
+    """Keep with a supernet what a forecast finds in what is known of its subnets, so that its file has it.
+
+    Where too little is known nothing is kept, and nothing is raised: who wants a forecast is told.
+    """
+    with contextlib.suppress(TableError):
+        Forecast(stored, seed)
+
+
 class Forecast:
     """Predictions for rows that :meth:`search_spaces.propose.Codes.values` gives, float [n, dimensions].
 
     Args:
-        stored: the supernet; at least ten of its subnets are known, and as many have a score.
-        seed: of the learners.
+        stored: the supernet; at least ten of its subnets are known, and as many have a score. What takes long to find in
+            them is taken from ``stored.learned`` where it is of just these, and put there otherwise.
+        seed: of the learners, where they have to find it.
 
     Raises:
         TableError: too little is known.
@@ -85,16 +102,40 @@ class Forecast:
         judged = [known for known in stored.known if known.score is not None]
         if len(judged) < LEAST_ROWS:
             raise TableError(f"{len(judged)} subnets with a score are too few; {LEAST_ROWS} are needed")
-        rows = self.codes.of([known.subnet for known in stored.known])
-        values = self.codes.values(rows)
-        self._macs = self._learned(values, [known.macs for known in stored.known])
-        self._params = self._learned(values, [known.params for known in stored.known])
-        values = self.codes.values(self.codes.of([known.subnet for known in judged]))
-        wrong = np.array([1.0 - (known.score or 0.0) for known in judged])
-        self._wrong = CostPredictor(("additive", "interactions")).fit(
-            self._described(values), np.maximum(wrong, _LEAST_ERROR), seed
-        )
         self._measured: dict[str, Predict] = {}
+        digest = hashlib.sha256(json.dumps(stored.rows(), sort_keys=True).encode()).hexdigest()
+        if stored.learned.get("of") == digest:
+            with contextlib.suppress(*_UNUSABLE):
+                self._fit(stored.known, judged, stored.learned)
+                return
+        stored.learned = {"of": digest, **self._fit(stored.known, judged, None)}
+
+    def _fit(
+        self, known: Sequence[Known], judged: Sequence[Known], given: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Learn; return what took long to find."""
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        values = self.codes.values(self.codes.of([one.subnet for one in known]))
+        self._macs, self._params = (
+            self._counted(values, [getattr(one, name) for one in known], given[name] if given else None)
+            for name in ("macs", "params")
+        )
+        values = self.codes.values(self.codes.of([one.subnet for one in judged]))
+        wrong = np.maximum([1.0 - (one.score or 0.0) for one in judged], _LEAST_ERROR)
+        self._wrong, rows = CostPredictor(("additive", "interactions")), self._described(values)
+        if given:
+            self._wrong.resume(rows, wrong, given["wrong"], self._seed)
+        else:
+            self._wrong.fit(rows, wrong, self._seed)
+        found = {"macs": self._macs.parameters, "params": self._params.parameters}
+        return {**found, "wrong": self._wrong.learned}
+
+    def _counted(
+        self, values: np.ndarray, counts: Sequence[int], parameters: Sequence[float] | None
+    ) -> Process:
+        frame = self._frame(values)
+        features, target = Features().fit(frame), np.asarray(counts, dtype=float)
+        return Process(parameters).fit(features, frame, target, self._seed)
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """Return scores, float [n]."""
@@ -108,9 +149,9 @@ class Forecast:
     def costs(self) -> Mapping[str, Predict]:
         """Costs that can be predicted, by name as in limits."""
         counted: dict[str, Predict] = {
-            "macs_m": lambda values: self._macs.predict(self._frame(values)) / 1e6,
-            "params_m": lambda values: self._params.predict(self._frame(values)) / 1e6,
-            "size_mb": lambda values: (self._params.predict(self._frame(values)) * _BYTES + _GRAPH) / 1e6,
+            "macs_m": lambda values: self._work(values)[:, 0] / 1e6,
+            "params_m": lambda values: self._work(values)[:, 1] / 1e6,
+            "size_mb": lambda values: (self._work(values)[:, 1] * _BYTES + _GRAPH) / 1e6,
         }
         return {**counted, **self._measured}
 
@@ -128,19 +169,12 @@ class Forecast:
         for name, measured in costs.items():
             known = np.asarray(measured, dtype=float)
             if len(known) >= _MANY:
-                learned = self._learned(values, known, described=True)
+                frame = self._described(values)
+                learned = Process().fit(Features().fit(frame), frame, known, self._seed)
                 self._measured[name] = lambda rows, learned=learned: learned.predict(self._described(rows))  # type: ignore[misc]
             else:
                 transfer = Transfer().fit(self._work(values), known)
                 self._measured[name] = lambda rows, transfer=transfer: transfer.predict(self._work(rows))  # type: ignore[misc]
-
-    def _learned(
-        self, values: np.ndarray, target: Sequence[float] | np.ndarray, described: bool = False
-    ) -> Member:
-        frame = self._described(values) if described else self._frame(values)
-        return MEMBERS["interactions"]().fit(
-            Features().fit(frame), frame, np.asarray(target, dtype=float), self._seed
-        )
 
     def _frame(self, values: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(values, columns=self.names)
@@ -152,6 +186,9 @@ class Forecast:
         return frame.assign(log_macs=work[:, 0], log_params=work[:, 1])
 
     def _work(self, values: np.ndarray) -> np.ndarray:
-        """Multiply-accumulates and parameters, float [n, 2]."""
-        frame = self._frame(values)
-        return np.stack([self._macs.predict(frame), self._params.predict(frame)], axis=1)
+        """Multiply-accumulates and parameters, float [n, 2]; of the array that was asked for last, what was found then."""
+        if self._last is None or self._last[0] is not values:
+            frame = self._frame(values)
+            found = np.stack([self._macs.predict(frame), self._params.predict(frame)], axis=1)
+            self._last = values, found
+        return self._last[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import lightgbm
 import numpy as np
@@ -189,13 +189,30 @@ class Corrected:
 
 
 class Process:
-    """A Gaussian process of the logarithm over products of a few choices, see :class:`Interactions`."""
+    """A Gaussian process of the logarithm over products of a few choices, see :class:`Interactions`.
+
+    Args:
+        parameters: of its kernel that an earlier one found for the same rows; None to find them.
+    """
+
+    def __init__(self, parameters: Sequence[float] | None = None) -> None:
+        self._given = parameters
 
     def fit(self, features: Features, frame: pd.DataFrame, latency: np.ndarray, seed: int) -> Process:
-        """Learn."""
+        """Learn.
+
+        Raises:
+            ValueError, torch.linalg.LinAlgError: the given parameters are not of such rows.
+        """
         self.features = features
-        self.model = Interactions().fit(features.plain(frame), features.is_code, np.log(latency), seed)
+        rows = features.plain(frame)
+        self.model = Interactions().fit(rows, features.is_code, np.log(latency), seed, self._given)
         return self
+
+    @property
+    def parameters(self) -> list[float]:
+        """Of the kernel."""
+        return self.model.parameters
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return latencies, float [n]."""
@@ -342,6 +359,42 @@ class CostPredictor:
         self.chosen = min(self.errors, key=lambda name: self.errors[name])
         self._missed = np.sort(missed[self.chosen])
         self._member = MEMBERS[self.chosen]().fit(Features().fit(frame), frame, latency, seed)
+        return self
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """What took long to find, as plain JSON values, for :meth:`resume`."""
+        return {
+            "chosen": self.chosen,
+            "errors": self.errors,
+            "missed": self._missed.tolist(),
+            "gated": bool(self.gates),
+            "parameters": self._member.parameters if isinstance(self._member, Process) else None,
+        }
+
+    def resume(
+        self, frame: pd.DataFrame, latency: np.ndarray, learned: Mapping[str, Any], seed: int = 0
+    ) -> CostPredictor:
+        """Learn the same rows again, by what :meth:`fit` found for them.
+
+        Args:
+            frame, latency, seed: as for :meth:`fit`.
+            learned: that the other one's :attr:`learned` was.
+
+        Raises:
+            KeyError, TypeError, ValueError, torch.linalg.LinAlgError: it was not found for such rows.
+        """
+        self.chosen, parameters = str(learned["chosen"]), learned["parameters"]
+        if self.chosen not in self.members or (parameters is not None) != (self.chosen == "interactions"):
+            raise ValueError(f"'{self.chosen}' is none of the members, or has no parameters")
+        self.errors = {str(name): float(error) for name, error in learned["errors"].items()}
+        self._missed = np.sort(np.asarray(learned["missed"], dtype=float))
+        if self._missed.shape != (len(frame),) or not np.isfinite(self._missed).all():
+            raise ValueError("what was missed is not of so many rows")
+        self.gates = find_gates(frame) if learned["gated"] else []
+        frame = without_absent(frame, self.gates)
+        member = MEMBERS[self.chosen]() if parameters is None else Process(parameters)
+        self._member = member.fit(Features().fit(frame), frame, np.asarray(latency, dtype=float), seed)
         return self
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:

@@ -38,7 +38,7 @@ from search_spaces._views import (
 )
 from search_spaces.backbones import Backbone, create_backbone, find_backbones
 from search_spaces.convert import convert
-from search_spaces.forecast import judge_subnets
+from search_spaces.forecast import judge_subnets, learn_forecast
 from search_spaces.stored import CONVERTED, RESOLUTION, About, Known, Stored, blank, check_rebuilt, load
 from search_spaces.supernet import Subnet, Supernet
 from search_spaces.train import Recipe, Step, train_supernet
@@ -269,6 +269,7 @@ def pretrain(images: Path, out: Path, plan: Plan, tell: Callable[[str], None] = 
     counted = _COUNTED if plan.judged else 0  # without scores nothing is proposed, so nothing needs them
     for _done in judge_subnets(stored, known, plan.judged, counted, plan.seed):
         record["subnets"] = [dataclasses.asdict(one) for one in stored.known if one.score is not None]
+    learn_forecast(stored, plan.seed)
     write(stored)
     return path
 

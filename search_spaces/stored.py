@@ -106,12 +106,15 @@ class Stored:
         net: with a classifier for ``about.classes``.
         calibration: training images for the statistics of subnets, uint8 ``[n, 3, R, R]``.
         known: of its subnets.
+        learned: what forecasts found in ``known``, so that the next one need not (see
+            :func:`search_spaces.forecast.learn_forecast`); plain JSON values.
     """
 
     about: About
     net: Supernet
     calibration: Tensor
     known: list[Known] = field(default_factory=list)
+    learned: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def space(self) -> Space:
@@ -180,6 +183,11 @@ class Stored:
         cost = self.net.cost(_without_side(subnet), subnet[RESOLUTION])
         return Known(dict(subnet), cost.macs, cost.params)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what is known as plain JSON values."""
+        codes = Codes(self.space)
+        return [{**asdict(known), "subnet": codes.text(codes.of([known.subnet])[0])} for known in self.known]
+
     def save(self, path: Path) -> None:
         """Write the file, atomically: matrices in half precision, the rest as it is."""
         from safetensors.torch import save_file
@@ -189,9 +197,13 @@ class Stored:
             if not name.endswith(_STATISTICS):
                 kept = tensor.half() if tensor.ndim > 1 else tensor.float()
                 tensors[name] = kept.contiguous().cpu()
-        codes = Codes(self.space)
-        rows = [{**asdict(known), "subnet": codes.text(codes.of([known.subnet])[0])} for known in self.known]
-        text = json.dumps({"format": FORMAT, "about": asdict(self.about), "known": rows})
+        described = {
+            "format": FORMAT,
+            "about": asdict(self.about),
+            "known": self.rows(),
+            "learned": self.learned,
+        }
+        text = json.dumps(described)
         temporary = path.with_name(f".{path.name}-{os.getpid()}")
         try:
             save_file(tensors, temporary, metadata={"supernet": text})
@@ -235,7 +247,7 @@ def load(path: Path) -> Stored:
             raise ValueError(f"its classifier is not of {len(about.classes)} classes")
         net = blank(about.family, about.architecture, len(about.classes), about.arguments, most)
         _fill(net, tensors)
-        stored = Stored(about, net, images)
+        stored = Stored(about, net, images, learned=dict(described.get("learned", {})))
         codes = Codes(stored.space)
         stored.known = [
             Known(

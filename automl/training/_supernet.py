@@ -83,7 +83,7 @@ def supernet_of(
         StoredError: a file of it would hold another one.
         OutOfTime: not even the features can be computed in time.
     """
-    from search_spaces.forecast import judge_subnets  # whose learners take a second to import
+    from search_spaces.forecast import judge_subnets, learn_forecast  # whose learners take a second to import
 
     began = time.monotonic()
     torch.manual_seed(seed)
@@ -137,6 +137,7 @@ def supernet_of(
         if done >= _JUDGED[0] and share > 0.95:
             break
         yield min(1.0, share)
+    learn_forecast(stored, seed)
     return stored
 
 

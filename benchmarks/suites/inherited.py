@@ -1,7 +1,7 @@
 """Whether the weights that subnets inherit tell which of them are good once each is trained on its own.
 
-Subnets of one resolution whose multiply-accumulates span a factor of four: top-1 with inherited weights (statistics from
-training images), and after the same number of steps of fine-tuning each. Kendall's τ between the two says how far a
+Subnets whose multiply-accumulates span a factor of four, of one resolution or of several: top-1 with inherited weights
+(statistics from training images), and after the same number of steps of fine-tuning each. Kendall's τ between the two says how far a
 search over inherited weights can be trusted. The images are those that the supernet was trained on; top-1 is of the
 validation images.
 """
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
     from benchmarks.cells import run_measured
 
     options = _parser().parse_args(argv)
-    return run_measured(NAME, options.results, lambda: _measure(options), to_markdown)
+    return run_measured(options.name, options.results, lambda: _measure(options), to_markdown)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--subnets", type=int, default=60, help="of each supernet (default %(default)s)")
     add("--steps", type=int, default=200, help=f"of {_BATCH} images for each subnet (default %(default)s)")
     add("--learning-rate", type=float, default=5e-4, help="peak of AdamW's (default %(default)s)")
-    add("--resolution", type=int, help="of all subnets (default: the smallest that the supernet has)")
+    add("--resolution", type=int, nargs="+", default=[], metavar="SIDE",
+        help="of the subnets (default: the smallest that the supernet has)")  # fmt: skip
+    add("--name", default=NAME, help="of the table's files (default %(default)s)")
     add("--resamples", type=int, default=2000, help="of the bootstrap (default %(default)s)")
     return parser
 
@@ -105,38 +107,38 @@ def _table(name: str, images: Path, file: Path, options: argparse.Namespace) -> 
         raise InputError(str(error)) from None
     if tuple(names) != tuple(stored.about.classes):
         raise InputError(f"{file} was trained on other classes than those of {images}")
-    side = options.resolution or min(stored.about.resolutions)
-    if side not in stored.about.resolutions:
-        raise InputError(f"--resolution is {side}; the supernet has {list(stored.about.resolutions)}")
+    sides = sorted(set(options.resolution)) or [min(stored.about.resolutions)]
+    if not set(sides) <= set(stored.about.resolutions):
+        raise InputError(f"--resolution is {sides}; the supernet has {list(stored.about.resolutions)}")
     own = dataclasses.replace(stored, net=stored.net.to(device), calibration=judging_images(training))
-    chosen = choose(own, side, options.subnets, options.seed)
+    chosen = choose(own, sides, options.subnets, options.seed)
     views = Views(training, 8, Augmentation(), options.seed)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-    rows = _rows(own, digest, chosen, side, views, validation, Path(options.work) / f"{name}.jsonl", options)
+    rows = _rows(own, digest, chosen, views, validation, Path(options.work) / f"{name}.jsonl", options)
     return {
-        "name": name, "origin": stored.about.origin, "resolution": side, "validation_images": len(validation),
+        "name": name, "origin": stored.about.origin, "resolutions": sides, "validation_images": len(validation),
         "rows": rows, **figures(rows, options.resamples, options.seed),
     }  # fmt: skip
 
 
-def choose(stored: Stored, side: int, count: int, seed: int) -> list[dict[str, int]]:
-    """Subnets at one resolution, evenly spaced in the logarithm of their multiply-accumulates over :data:`SPAN`.
+def choose(stored: Stored, sides: Sequence[int], count: int, seed: int) -> list[dict[str, int]]:
+    """Subnets of some resolutions, evenly spaced in the logarithm of their multiply-accumulates over :data:`SPAN`.
 
-    The range is the one around the geometric middle of the space.
+    The range is the one around the geometric middle between the smallest subnet at the lowest resolution and the largest
+    at the highest.
     """
     import numpy as np
 
     from search_spaces.propose import Codes
     from search_spaces.stored import RESOLUTION
 
-    codes = Codes(stored.space)
+    codes, rng = Codes(stored.space), np.random.default_rng(seed)
     drawn = [
-        {**codes.subnet(row), RESOLUTION: side}
-        for row in codes.drawn(_DRAWN * count, np.random.default_rng(seed))
+        {**codes.subnet(row), RESOLUTION: int(rng.choice(sides))} for row in codes.drawn(_DRAWN * count, rng)
     ]
     ends = [
         stored.counted({**end, RESOLUTION: side}).macs
-        for end in (stored.space.smallest(), stored.space.largest())
+        for end, side in ((stored.space.smallest(), min(sides)), (stored.space.largest(), max(sides)))
     ]
     low = math.sqrt(ends[0] * ends[1] / SPAN)
     work = np.log([stored.counted(subnet).macs for subnet in drawn])
@@ -151,7 +153,6 @@ def _rows(
     own: Stored,
     digest: str,
     chosen: Sequence[Subnet],
-    side: int,
     views: Views,
     validation: Images,
     file: Path,
@@ -160,15 +161,20 @@ def _rows(
     """Each subnet's two scores; what an earlier call with the same settings and code measured is not repeated."""
     from benchmarks.environment import sources
     from search_spaces.pretrain import top1
+    from search_spaces.stored import RESOLUTION
 
-    settings = [sources(Path(__file__)), side, options.steps, options.learning_rate, options.seed, digest]
+    settings = [sources(Path(__file__)), options.steps, options.learning_rate, options.seed, digest]
     file.parent.mkdir(parents=True, exist_ok=True)
-    done = {line["name"]: line for line in _whole_lines(file) if line["settings"] == settings}
+    done = {
+        (line["name"], line["resolution"]): line
+        for line in _whole_lines(file)
+        if line["settings"] == settings
+    }
     rows = []
     with file.open("a", encoding="utf-8") as out:
         for number, subnet in enumerate(chosen):
-            counted, name = own.counted(subnet), own.backbone(subnet).architecture
-            if name not in done:
+            counted, name, side = own.counted(subnet), own.backbone(subnet).architecture, subnet[RESOLUTION]
+            if (name, side) not in done:
                 print(f"{file.stem}: subnet {number + 1} of {len(chosen)} …", file=sys.stderr, flush=True)
                 model = own.build(subnet)
                 before = top1(model, validation, side)
@@ -176,13 +182,13 @@ def _rows(
                     model, views, len(own.about.classes), side, options.steps, options.learning_rate,
                     options.seed,
                 )  # fmt: skip
-                done[name] = {
-                    "settings": settings, "name": name, "macs_m": counted.macs / 1e6,
+                done[name, side] = {
+                    "settings": settings, "name": name, "resolution": side, "macs_m": counted.macs / 1e6,
                     "params_m": counted.params / 1e6, "inherited": before, "tuned": top1(model, validation, side),
                 }  # fmt: skip
-                out.write(json.dumps(done[name]) + "\n")
+                out.write(json.dumps(done[name, side]) + "\n")
                 out.flush()
-            rows.append({key: value for key, value in done[name].items() if key != "settings"})
+            rows.append({key: value for key, value in done[name, side].items() if key != "settings"})
     return rows
 
 
@@ -271,7 +277,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     lines = [
         [
             one["name"],
-            str(one["resolution"]),
+            ", ".join(map(str, one["resolutions"])),
             str(len(one["rows"])),
             f"{min(r['macs_m'] for r in one['rows']):.1f} to {max(r['macs_m'] for r in one['rows']):.1f}",
             scores(one["rows"], "inherited"),

@@ -24,14 +24,15 @@ def supernet() -> Stored:
     return Stored(ABOUT, families.supernet("mobile", 3), torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
 
 
-def test_the_subnets_span_a_factor_of_four_at_one_resolution() -> None:
+@pytest.mark.parametrize("sides", [[32], [32, 48]])
+def test_the_subnets_span_a_factor_of_four(sides: list[int]) -> None:
     stored = supernet()
-    chosen = inherited.choose(stored, 32, 12, seed=0)
+    chosen = inherited.choose(stored, sides, 12, seed=0)
     macs = [stored.counted(subnet).macs for subnet in chosen]
-    assert {subnet[RESOLUTION] for subnet in chosen} == {32}
+    assert {subnet[RESOLUTION] for subnet in chosen} == set(sides)
     assert len({tuple(subnet.items()) for subnet in chosen}) == 12
     assert macs[-1] / macs[0] == pytest.approx(inherited.SPAN, rel=0.2)
-    assert inherited.choose(stored, 32, 12, seed=0) == chosen
+    assert inherited.choose(stored, sides, 12, seed=0) == chosen
 
 
 def test_fine_tuning_learns() -> None:
@@ -73,7 +74,7 @@ def test_the_table_and_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert inherited.run(arguments) == 0
     told = json.loads((tmp_path / "results" / "inherited.json").read_text())
     [one] = told["tables"]
-    assert len(one["rows"]) == 3 and one["resolution"] == 32 and one["validation_images"] == 30
+    assert len(one["rows"]) == 3 and one["resolutions"] == [32] and one["validation_images"] == 30
     assert all(0 <= row["inherited"] <= 1 and 0 <= row["tuned"] <= 1 for row in one["rows"])
     monkeypatch.setattr(inherited, "tune", lambda *_: pytest.fail("it was measured already"))
     assert inherited.run(arguments) == 0

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from search_spaces import families
-from search_spaces.forecast import Forecast, judge_subnets
+from search_spaces._interactions import Interactions
+from search_spaces.forecast import Forecast, judge_subnets, learn_forecast
 from search_spaces.predict import LEAST_ROWS
 from search_spaces.propose import Codes, propose, spread
-from search_spaces.stored import About, Known, Stored
+from search_spaces.stored import About, Known, Stored, load
 
 
 def stored() -> Stored:
@@ -86,3 +91,111 @@ def test_it_may_be_broken_off() -> None:
             break
     assert sum(one.score is not None for one in made.known) == 24
     assert Forecast(made).costs.keys() == {"macs_m", "params_m", "size_mb"}
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a supernet with what a forecast found."""
+    made = stored()
+    made.known = [judge(made.counted(subnet)) for subnet in spread(made.space, 30, 0)]
+    learn_forecast(made)
+    path = tmp_path_factory.mktemp("learned") / "supernet.safetensors"
+    made.save(path)
+    return path
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each search for the parameters of a kernel."""
+    seen: list[int] = []
+    search = Interactions._learned
+
+    def counted(self: Interactions, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return search(self, x, y)
+
+    monkeypatch.setattr(Interactions, "_learned", counted)
+    return seen
+
+
+def _answers(made: Stored, seed: int = 0) -> np.ndarray:
+    forecast = Forecast(made, seed)
+    values = forecast.codes.values(forecast.codes.drawn(20, np.random.default_rng(5)))
+    answers = [forecast.score(values), forecast.lowest_score(values)]
+    return np.stack([*answers, *(predict(values) for predict in forecast.costs.values())])
+
+
+def test_what_a_forecast_found_is_in_the_file_and_gives_the_same_answers(
+    learned: Path, searches: list[int]
+) -> None:
+    with_it, without = load(learned), load(learned)
+    without.learned = {}
+    given = _answers(with_it, seed=3)
+    assert searches == []
+    np.testing.assert_allclose(given, _answers(without), rtol=1e-9)
+    assert len(searches) == 8  # two counts, five parts and the whole of the scores
+    assert without.learned == with_it.learned
+    _answers(without)
+    assert len(searches) == 8  # an object remembers it too
+
+
+def test_it_is_found_anew_where_something_else_is_known(learned: Path, searches: list[int]) -> None:
+    made = load(learned)
+    found, made.known = made.learned, made.known[:-1]
+    Forecast(made)
+    assert len(searches) >= 7  # the whole of the scores too, if products are chosen for them
+    assert made.learned["of"] != found["of"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda found: found.pop("macs"),
+        lambda found: found.update(params=found["params"][:-1]),
+        lambda found: found.update(macs=[float("nan")] * len(found["macs"])),
+        lambda found: found.update(macs=[700.0] * len(found["macs"])),
+        lambda found: found.update(macs=["x"]),
+        lambda found: found.update(wrong=None),
+        lambda found: found["wrong"].update(chosen="trees"),
+        lambda found: found["wrong"].update(chosen="additive" if found["wrong"]["parameters"] else "interactions"),
+        lambda found: found["wrong"].update(missed=found["wrong"]["missed"][:-1]),
+        lambda found: found["wrong"].update(missed=[float("inf")] * len(found["wrong"]["missed"])),
+        lambda found: found["wrong"].update(errors=[1.0]),
+    ],
+)  # fmt: skip
+def test_what_is_damaged_is_found_anew(
+    learned: Path, spoil: Callable[[dict[str, Any]], None], searches: list[int]
+) -> None:
+    made = load(learned)
+    expected = made.learned
+    made.learned = copy.deepcopy(dict(expected))
+    spoil(made.learned)  # type: ignore[arg-type]
+    Forecast(made)
+    assert len(searches) == 8
+    assert made.learned == expected
+
+
+def test_nothing_is_kept_where_too_little_is_known() -> None:
+    made = stored()
+    learn_forecast(made)
+    assert made.learned == {}
+
+
+def test_an_array_is_looked_at_once_for_all_that_is_asked_of_it(learned: Path) -> None:
+    forecast = Forecast(load(learned))
+    values = forecast.codes.values(forecast.codes.drawn(4, np.random.default_rng(1)))
+    first = forecast.costs["macs_m"](values)
+    asked: list[int] = []
+    predict = forecast._macs.predict
+
+    def counted(frame: Any) -> np.ndarray:
+        asked.append(len(frame))
+        return predict(frame)
+
+    forecast._macs.predict = counted  # type: ignore[method-assign]
+    for cost in forecast.costs.values():
+        cost(values)
+    forecast.score(values)
+    assert asked == []
+    np.testing.assert_array_equal(forecast.costs["macs_m"](values[::-1])[::-1], first)
+    assert asked == [4]
