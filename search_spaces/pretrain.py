@@ -379,6 +379,9 @@ def main() -> None:
     parser.add_argument(
         "--area", type=float, default=Augmentation.area, help="smallest share of an image that a view keeps"
     )
+    parser.add_argument(
+        "--colour", type=float, default=Augmentation.colour, help="largest change of a view's colours"
+    )
     parser.add_argument("--batch", type=int, default=Plan.batch)
     parser.add_argument("--resolutions", type=int, nargs="+", default=list(Plan.resolutions))
     parser.add_argument(
@@ -427,7 +430,7 @@ def main() -> None:
         backbone=asked.backbone,
         judged=asked.judged,
         held_out=asked.held_out,
-        how=Augmentation(area=asked.area),
+        how=Augmentation(area=asked.area, colour=asked.colour),
     )
     try:
         pretrain(asked.images, asked.out, plan, lambda line: print(line, flush=True))
