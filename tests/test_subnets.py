@@ -22,6 +22,7 @@ from automl.export import ExportInfo
 from automl.records import TrialSpec
 from automl.task import Constraint
 from search_spaces.counts import count_macs
+from search_spaces.forecast import Forecast
 from search_spaces.stored import Stored
 from tests import _models
 from tests._models import recipe, shapes, trial
@@ -103,6 +104,26 @@ def test_a_subnet_that_cannot_be_exported_is_left_out(supernet: Stored, exports:
     exports.fails = lambda _macs: False
     again, lines = searched(supernet, "macs_m<=5")
     assert len(again.measured()) > len(costs) and not any("left out" in line for line in lines)
+
+
+def test_what_no_limit_is_on_is_not_learned(
+    supernet: Stored, exports: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[set[str]] = []
+    learn = Forecast.learn
+
+    def noted(self: Forecast, subnets: Any, costs: Any) -> None:
+        learned.append(set(costs))
+        learn(self, subnets, costs)
+
+    monkeypatch.setattr(Forecast, "learn", noted)
+    searched(supernet, "macs_m<=5")
+    searched(supernet)
+    assert learned and not any(learned)
+    learned.clear()
+    subnets, _ = searched(supernet, "latency_ms<=4", "size_mb<=3")
+    assert {frozenset(costs) for costs in learned} == {frozenset({"latency_ms", "size_mb"})}
+    assert any(cost["latency_ms"] <= 4 and cost["size_mb"] <= 3 for _, cost in subnets.measured())
 
 
 def test_where_no_subnet_can_be_exported_it_says_why(supernet: Stored, exports: SimpleNamespace) -> None:
