@@ -420,6 +420,7 @@ def _never(times: Mapping[str, Any] | None) -> str:
 
 
 def over(summary: Mapping[str, Any], method: str) -> str:
+    """In how many runs the method's model broke a limit, as the tables have it."""
     if summary["unchecked"].get(method):
         return "not measured"
     return str(summary["over a limit"].get(method, ""))

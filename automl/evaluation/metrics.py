@@ -224,8 +224,9 @@ def _averaged(
 ) -> Metric:
     """Percentile bootstrap, or where that is wider the exact interval at the effective number of images.
 
-    With few images the percentile bootstrap's lower bound lies above the truth more often than it says. The binomial interval whose variance is the bootstrap's has the skewness that it
-    lacks (Korn & Graubard 1998, as for shares of images in groups). A mean over classes counts as at most so many images
+    With few images the percentile bootstrap's lower bound lies above the truth more often than it says. The binomial
+    interval whose variance is the bootstrap's has the skewness that it lacks (Korn & Graubard 1998, as for shares of
+    images in groups). A mean over classes counts as at most so many images
     as would tell as much if all classes had equally many and were equally hard, which holds where the bootstrap
     happens to see no error of a class.
 

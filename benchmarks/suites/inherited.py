@@ -1,9 +1,9 @@
 """Whether the weights that subnets inherit tell which of them are good once each is trained on its own.
 
 Subnets whose multiply-accumulates span a factor of four, of one resolution or of several: top-1 with inherited weights
-(statistics from training images), and after the same number of steps of fine-tuning each. Kendall's τ between the two says how far a
-search over inherited weights can be trusted. The images are those that the supernet was trained on; top-1 is of the
-validation images.
+(statistics from training images), and after the same number of steps of fine-tuning each. Kendall's τ between the two says
+how far a search over inherited weights can be trusted. The images are those that the supernet was trained on; top-1 is of
+the validation images.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         for name, path in map(_named, options.images)
     ]
     return {
-        "schema_version": 1, "suite": NAME, "tables": tables, "steps": options.steps, "batch": _BATCH,
+        "schema_version": 2, "suite": NAME, "tables": tables, "steps": options.steps, "batch": _BATCH,
         "learning_rate": options.learning_rate, "seed": options.seed, "environment": environment(),
     }  # fmt: skip
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from search_spaces._gates import find_gates, without_absent
 from search_spaces._interactions import Interactions
 from search_spaces.predict import (
     MEMBERS,
@@ -14,8 +15,6 @@ from search_spaces.predict import (
     TableError,
     Transfer,
     feature_columns,
-    find_gates,
-    without_absent,
 )
 
 
