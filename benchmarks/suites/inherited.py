@@ -1,9 +1,9 @@
 """Whether the weights that subnets inherit tell which of them are good once each is trained on its own.
 
 Subnets whose multiply-accumulates span a factor of four, of one resolution or of several: top-1 with inherited weights
-(statistics from training images), and after the same number of steps of fine-tuning each. Kendall's τ between the two says
-how far a search over inherited weights can be trusted. The images are those that the supernet was trained on; top-1 is of
-the validation images.
+(statistics from training images), and after the same number of steps of fine-tuning each, mean over seeds. Kendall's τ
+between the two says how far a search over inherited weights can be trusted, and τ between the trainings of two seeds how
+well fine-tuning agrees with itself. The images are those that the supernet was trained on; top-1 is of the validation images.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     from benchmarks.cells import measured_parser
 
-    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of the draw and the batches")
+    parser = measured_parser(NAME, SUMMARY, EXAMPLE, seed="of the draw, and the first of the batches")
     add = parser.add_argument
     add("--images", nargs="+", required=True, metavar="NAME=NPZ", help="that a supernet was trained on")
     add("--supernet", action="append", default=[], metavar="NAME=FILE",
         help="trained on these images (default: the one that the package carries)")  # fmt: skip
     add("--subnets", type=int, default=60, help="of each supernet (default %(default)s)")
     add("--steps", type=int, default=200, help=f"of {_BATCH} images for each subnet (default %(default)s)")
+    add("--seeds", type=int, default=2, help="trainings of each subnet, from --seed on (default %(default)s)")
     add("--learning-rate", type=float, default=5e-4, help="peak of AdamW's (default %(default)s)")
     add("--resolution", type=int, nargs="+", default=[], metavar="SIDE",
         help="of the subnets (default: the smallest that the supernet has)")  # fmt: skip
@@ -70,16 +71,20 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.cells import check_at_least
     from benchmarks.environment import environment
 
-    check_at_least(options, subnets=3, steps=1, seed=0, resamples=100)
+    check_at_least(options, subnets=3, steps=1, seed=0, seeds=1, resamples=100)
     files = {name: Path(path) for name, path in map(_named, options.supernet)}
     tables = [
         _table(name, Path(path), files.get(name, WEIGHTS), options)
         for name, path in map(_named, options.images)
     ]
     return {
-        "schema_version": 2, "suite": NAME, "tables": tables, "steps": options.steps, "batch": _BATCH,
-        "learning_rate": options.learning_rate, "seed": options.seed, "environment": environment(),
+        "schema_version": 3, "suite": NAME, "tables": tables, "steps": options.steps, "batch": _BATCH,
+        "learning_rate": options.learning_rate, "seeds": list(_seeds(options)), "environment": environment(),
     }  # fmt: skip
+
+
+def _seeds(options: argparse.Namespace) -> range:
+    return range(options.seed, options.seed + options.seeds)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -158,7 +163,10 @@ def _rows(
     file: Path,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """Each subnet's two scores; what an earlier call with the same settings and code measured is not repeated."""
+    """Each subnet's two scores; what an earlier call with the same settings and code measured is not repeated.
+
+    All subnets with one seed, then with the next: what is broken off has a table of fewer seeds.
+    """
     from benchmarks.environment import sources
     from search_spaces.pretrain import top1
     from search_spaces.stored import RESOLUTION
@@ -166,29 +174,38 @@ def _rows(
     settings = [sources(Path(__file__)), options.steps, options.learning_rate, options.seed, digest]
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {
-        (line["name"], line["resolution"]): line
+        (line["name"], line["resolution"], line["training"]): line
         for line in _whole_lines(file)
         if line["settings"] == settings
     }
-    rows = []
+    names = [(own.backbone(subnet).architecture, subnet[RESOLUTION]) for subnet in chosen]
     with file.open("a", encoding="utf-8") as out:
-        for number, subnet in enumerate(chosen):
-            counted, name, side = own.counted(subnet), own.backbone(subnet).architecture, subnet[RESOLUTION]
-            if (name, side) not in done:
-                print(f"{file.stem}: subnet {number + 1} of {len(chosen)} …", file=sys.stderr, flush=True)
+        for seed in _seeds(options):
+            for number, (subnet, (name, side)) in enumerate(zip(chosen, names, strict=True)):
+                if (name, side, seed) in done:
+                    continue
+                print(
+                    f"{file.stem}: subnet {number + 1} of {len(chosen)}, seed {seed} …",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 model = own.build(subnet)
                 before = top1(model, validation, side)
-                tune(
-                    model, views, len(own.about.classes), side, options.steps, options.learning_rate,
-                    options.seed,
-                )  # fmt: skip
-                done[name, side] = {
-                    "settings": settings, "name": name, "resolution": side, "macs_m": counted.macs / 1e6,
-                    "params_m": counted.params / 1e6, "inherited": before, "tuned": top1(model, validation, side),
+                tune(model, views, len(own.about.classes), side, options.steps, options.learning_rate, seed)
+                done[name, side, seed] = {
+                    "settings": settings, "name": name, "resolution": side, "training": seed, "inherited": before,
+                    "tuned": top1(model, validation, side),
                 }  # fmt: skip
-                out.write(json.dumps(done[name, side]) + "\n")
+                out.write(json.dumps(done[name, side, seed]) + "\n")
                 out.flush()
-            rows.append({key: value for key, value in done[name, side].items() if key != "settings"})
+    rows = []
+    for subnet, (name, side) in zip(chosen, names, strict=True):
+        counted, trainings = own.counted(subnet), [done[name, side, seed] for seed in _seeds(options)]
+        each = [one["tuned"] for one in trainings]
+        rows.append({
+            "name": name, "resolution": side, "macs_m": counted.macs / 1e6, "params_m": counted.params / 1e6,
+            "inherited": trainings[0]["inherited"], "tuned": sum(each) / len(each), "tuned_each": each,
+        })  # fmt: skip
     return rows
 
 
@@ -241,10 +258,13 @@ def tune(
 
 
 def figures(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
-    """Kendall's τ between the two scores with the percentiles of a bootstrap over subnets, and what is simpler.
+    """Kendall's τ between the two scores with the percentiles of a bootstrap over subnets, and what it is held against.
 
     ``tau_macs`` is the τ between multiply-accumulates and the score after fine-tuning: what counting alone tells.
+    ``tau_trainings`` is the mean τ between two trainings' scores, None of one training: what fine-tuning tells of itself.
     """
+    from itertools import combinations
+
     import numpy as np
     from scipy.stats import kendalltau
 
@@ -255,9 +275,12 @@ def figures(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dic
         at = rng.integers(0, len(rows), len(rows))
         draws.append(kendalltau(inherited[at], tuned[at]).statistic)
     low, high = np.nanpercentile(draws, [2.5, 97.5])
+    each = np.array([row["tuned_each"] for row in rows]).T
+    repeated = [kendalltau(one, other).statistic for one, other in combinations(each, 2)]
     return {
         "tau": float(kendalltau(inherited, tuned).statistic), "low": float(low), "high": float(high),
-        "tau_macs": float(kendalltau(macs, tuned).statistic), "span": float(macs.max() / macs.min()),
+        "tau_macs": float(kendalltau(macs, tuned).statistic),
+        "tau_trainings": float(np.mean(repeated)) if repeated else None, "span": float(macs.max() / macs.min()),
     }  # fmt: skip
 
 
@@ -272,7 +295,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
 
     head = [
         "images", "pixels", "subnets", "M MACs", "inherited top-1 %", "tuned top-1 %", "τ [95 %]",
-        "τ of MACs alone", "reached",
+        "τ of MACs alone", "τ of two trainings", "reached",
     ]  # fmt: skip
     lines = [
         [
@@ -284,6 +307,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             scores(one["rows"], "tuned"),
             f"{one['tau']:.2f} [{one['low']:.2f}, {one['high']:.2f}]",
             f"{one['tau_macs']:.2f}",
+            "" if one["tau_trainings"] is None else f"{one['tau_trainings']:.2f}",
             "yes" if one["tau"] >= AIM and one["low"] >= LEAST else "no",
         ]
         for one in summary["tables"]
@@ -294,7 +318,8 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             "# Inherited weights",
             "",
             f"Top-1 of subnets with the weights that they inherit, and after {summary['steps']} steps of "
-            f"{summary['batch']} images each (AdamW, peak {summary['learning_rate']:g}, seed {summary['seed']}).",
+            f"{summary['batch']} images each (AdamW, peak {summary['learning_rate']:g}; mean over seeds "
+            f"{', '.join(map(str, summary['seeds']))}).",
             "",
             *table(head, lines),
             "",

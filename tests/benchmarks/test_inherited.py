@@ -49,14 +49,27 @@ def test_fine_tuning_learns() -> None:
 
 
 def test_the_figures() -> None:
-    rows = [{"inherited": n / 20, "tuned": 0.4 + n / 40, "macs_m": 1.0 + (n * 7) % 20} for n in range(20)]
+    rows = [
+        {
+            "inherited": n / 20,
+            "tuned": 0.4 + n / 40,
+            "tuned_each": [0.4 + n / 40],
+            "macs_m": 1.0 + (n * 7) % 20,
+        }
+        for n in range(20)
+    ]
     found = inherited.figures(rows, 200, 0)
     assert [found[name] for name in ("tau", "low", "high")] == pytest.approx([1.0, 1.0, 1.0])
     assert abs(found["tau_macs"]) < 0.5 and found["span"] == pytest.approx(20.0)
+    assert found["tau_trainings"] is None
     rng = np.random.default_rng(0)
     mixed = [{**row, "tuned": float(v)} for row, v in zip(rows, rng.permutation(20), strict=True)]
     found = inherited.figures(mixed, 200, 0)
     assert found["low"] < found["tau"] < found["high"] < 0.9
+    twice = [{**row, "tuned_each": [n, -n]} for n, row in enumerate(rows)]
+    assert inherited.figures(twice, 100, 0)["tau_trainings"] == pytest.approx(-1.0)
+    thrice = [{**row, "tuned_each": [n, n, -n]} for n, row in enumerate(rows)]
+    assert inherited.figures(thrice, 100, 0)["tau_trainings"] == pytest.approx(-1 / 3)
 
 
 def test_names_go_before_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -76,7 +89,13 @@ def test_the_table_and_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [one] = told["tables"]
     assert len(one["rows"]) == 3 and one["resolutions"] == [32] and one["validation_images"] == 30
     assert all(0 <= row["inherited"] <= 1 and 0 <= row["tuned"] <= 1 for row in one["rows"])
+    assert all(row["tuned"] == pytest.approx(np.mean(row["tuned_each"])) for row in one["rows"])
+    assert told["seeds"] == [0, 1] and all(len(row["tuned_each"]) == 2 for row in one["rows"])
     monkeypatch.setattr(inherited, "tune", lambda *_: pytest.fail("it was measured already"))
+    assert inherited.run([*arguments, "--seeds", "1"]) == 0
+    [less] = json.loads((tmp_path / "results" / "inherited.json").read_text())["tables"]
+    assert [row["tuned"] for row in less["rows"]] == [row["tuned_each"][0] for row in one["rows"]]
+    assert less["tau_trainings"] is None
     assert inherited.run(arguments) == 0
     text = (tmp_path / "results" / "inherited.md").read_text()
     assert "2 steps" in text and str(tmp_path) not in text + json.dumps(told)
