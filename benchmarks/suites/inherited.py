@@ -165,7 +165,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Each subnet's two scores; what an earlier call with the same settings and code measured is not repeated.
 
-    All subnets with one seed, then with the next: what is broken off has a table of fewer seeds.
+    All subnets with one seed, then with the next: of what is broken off, fewer seeds give a table.
     """
     from benchmarks.environment import sources
     from search_spaces.pretrain import top1
@@ -189,8 +189,8 @@ def _rows(
                     file=sys.stderr,
                     flush=True,
                 )
-                model = own.build(subnet)
-                before = top1(model, validation, side)
+                model, first = own.build(subnet), done.get((name, side, options.seed))
+                before = first["inherited"] if first else top1(model, validation, side)
                 tune(model, views, len(own.about.classes), side, options.steps, options.learning_rate, seed)
                 done[name, side, seed] = {
                     "settings": settings, "name": name, "resolution": side, "training": seed, "inherited": before,

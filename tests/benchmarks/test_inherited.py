@@ -84,7 +84,13 @@ def test_the_table_and_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "--subnets", "3", "--steps", "2", "--resamples", "100", "--results", str(tmp_path / "results"),
         "--work", str(tmp_path / "work"),
     ]  # fmt: skip
+    scored: list[int] = []
+    monkeypatch.setattr(
+        "search_spaces.pretrain.top1",
+        lambda model, images, side: scored.append(side) or top1(model, images, side),  # type: ignore[func-returns-value]
+    )
     assert inherited.run(arguments) == 0
+    assert len(scored) == 3 + 3 * 2  # inherited once, tuned with each seed
     told = json.loads((tmp_path / "results" / "inherited.json").read_text())
     [one] = told["tables"]
     assert len(one["rows"]) == 3 and one["resolutions"] == [32] and one["validation_images"] == 30
