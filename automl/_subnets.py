@@ -23,7 +23,7 @@ from automl.task import Constraint
 from automl.training import Features, VisionModel
 from automl.training._heads import LinearHead
 from search_spaces.forecast import Forecast
-from search_spaces.propose import Codes, propose, spread
+from search_spaces.propose import Codes, spread
 from search_spaces.stored import RESOLUTION, Stored
 from search_spaces.supernet import Subnet
 
@@ -165,9 +165,9 @@ class Subnets:
             why = next(iter(self._unusable.values()))
             raise AutomlError(f"no subnet can be exported and run: {why}")
         limited = [name for name in _LEARNED if any(limit.name == name for limit in limits)]
-        held = dict.fromkeys(limited, 1.0)
+        held: dict[str, float] = {}
         good = rounds = 0
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
             rounds += good >= top
             if rounds > _BETTER or time.monotonic() > until:
                 return
@@ -176,16 +176,18 @@ class Subnets:
                 [subnet for subnet, _ in known],
                 {name: [cost[name] for _, cost in known] for name in limited},
             )
-            proposals = propose(
-                self.stored.space,
-                self.forecast.score,
-                self.forecast.costs,
-                {c.name: c.limit / held.get(c.name, 1.0) for c in limits if c.is_cost},
-                count=top + len(self._unusable),
+            within = {c.name: c.limit / held.get(c.name, 1.0) for c in limits if c.is_cost}
+            broken = {self.code(subnet) for subnet, cost in known if missed(limits, cost)}
+            barred = broken | self._unusable.keys()
+            proposals = self.forecast.propose(
+                within,
+                count=top + len(barred),
                 seed=self._seed,
                 known=[subnet for subnet, cost in known if not missed(limits, cost)],
             )
-            usable = [subnet for subnet in proposals if self.code(subnet) not in self._unusable]
+            if number:  # what is known by now to keep no limit is not worth measuring
+                proposals = self.forecast.keeping(within, proposals)
+            usable = [subnet for subnet in proposals if self.code(subnet) not in barred]
             fresh = [subnet for subnet in usable[:top] if self.code(subnet) not in self._notes]
             if not fresh or not self._promising(fresh, limits, top):
                 return
@@ -193,10 +195,11 @@ class Subnets:
             if not fresh:
                 continue
             values = self.codes.values(self.codes.of(fresh))
-            predicted = {name: self.forecast.costs[name](values) for name in limited}
-            found = [cost for subnet, cost in self.measured() if subnet in fresh]
-            for name in limited:
-                ratios = [c[name] / max(guess, 1e-9) for c, guess in zip(found, predicted[name], strict=True)]
+            costs = {self.code(subnet): cost for subnet, cost in self.measured()}
+            found = [costs[self.code(subnet)] for subnet in fresh]
+            for name in within:
+                guesses = self.forecast.costs[name](values)
+                ratios = [c[name] / max(guess, 1e-9) for c, guess in zip(found, guesses, strict=True)]
                 held[name] = min(max(_middle(ratios), _CORRECTION[0]), _CORRECTION[1])
             kept = sum(not missed(limits, cost) for cost in found)
             good += kept

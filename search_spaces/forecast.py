@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 
 from search_spaces.predict import LEAST_ROWS, CostPredictor, Features, Process, TableError, Transfer
-from search_spaces.propose import Codes, Predict, front, spread
+from search_spaces.propose import Codes, Predict, front, propose, spread
 from search_spaces.stored import Known, Stored
+from search_spaces.supernet import Subnet
 
 #: Bytes of a weight, and of the graph around the weights.
 _BYTES, _GRAPH = 4.0, 40_000
@@ -22,6 +23,8 @@ _BYTES, _GRAPH = 4.0, 40_000
 _LEAST_ERROR = 0.002
 #: From so many measured subnets on a device is learned choice by choice.
 _MANY = 40
+#: Costs that follow from counts, and how often what is proposed for a limit on one of them is counted, and others proposed.
+_COUNTED, _COUNTINGS = {"macs_m", "params_m", "size_mb"}, 8
 #: What goes wrong with what another version found, or was damaged; it is then found anew.
 _UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 #: Share of the judged subnets that are drawn, and rounds in which the others are proposed.
@@ -103,6 +106,7 @@ class Forecast:
         if len(judged) < LEAST_ROWS:
             raise TableError(f"{len(judged)} subnets with a score are too few; {LEAST_ROWS} are needed")
         self._measured: dict[str, Predict] = {}
+        self._stored, self._known = stored, list(stored.known)
         digest = hashlib.sha256(json.dumps(stored.rows(), sort_keys=True).encode()).hexdigest()
         if stored.learned.get("of") == digest:
             with contextlib.suppress(*_UNUSABLE):
@@ -154,6 +158,48 @@ class Forecast:
             "size_mb": lambda values: (self._work(values)[:, 1] * _BYTES + _GRAPH) / 1e6,
         }
         return {**counted, **self._measured}
+
+    def keeping(self, limits: Mapping[str, float], subnets: Sequence[Subnet]) -> list[Subnet]:
+        """Return those of some subnets that are predicted to keep limits (name → the most that the cost may be)."""
+        if not subnets:
+            return []
+        values, costs = self.codes.values(self.codes.of(subnets)), self.costs
+        kept = np.ones(len(subnets), dtype=bool)
+        for name, limit in limits.items():
+            kept &= np.asarray(costs[name](values), dtype=float) <= limit
+        return [subnet for subnet, keeps in zip(subnets, kept, strict=True) if keeps]
+
+    def propose(
+        self, limits: Mapping[str, float], *, count: int, seed: int, known: Sequence[Subnet] = ()
+    ) -> list[Subnet]:
+        """Return the subnets with the highest predicted score within limits, as :func:`search_spaces.propose.propose` does.
+
+        Where a limit is on what can be counted, what is proposed is counted, and learned from, until most of it keeps the
+        limits: the best of very many subnets are those whose counts are predicted too low.
+        """
+        counted = bool(_COUNTED & limits.keys())
+        for _ in range(_COUNTINGS):
+            found = propose(self.space, self.score, self.costs, limits, count=count, seed=seed, known=known)
+            if not counted or not self._count(found):
+                break
+            keeping = self.keeping(limits, found)
+            if 2 * len(keeping) >= len(found):
+                return keeping
+            known = [*known, *keeping]
+        return list(found)
+
+    def _count(self, subnets: Sequence[Subnet]) -> bool:
+        """Count subnets, and learn from it; whether any was not counted before."""
+        seen = {self.codes.of([one.subnet]).tobytes() for one in self._known}
+        fresh = [subnet for subnet in subnets if self.codes.of([subnet]).tobytes() not in seen]
+        if not fresh:
+            return False
+        self._known += [self._stored.counted(subnet) for subnet in fresh]
+        self._last = None
+        values = self.codes.values(self.codes.of([one.subnet for one in self._known]))
+        self._macs = self._counted(values, [one.macs for one in self._known], self._macs.parameters)
+        self._params = self._counted(values, [one.params for one in self._known], self._params.parameters)
+        return True
 
     def learn(self, subnets: Sequence[Mapping[str, int]], costs: Mapping[str, Sequence[float]]) -> None:
         """Learn what subnets cost when they were measured, on one device; what was learned before is forgotten.

@@ -19,6 +19,7 @@ from search_spaces.forecast import Forecast, judge_subnets, learn_forecast
 from search_spaces.predict import LEAST_ROWS
 from search_spaces.propose import Codes, propose, spread
 from search_spaces.stored import About, Known, Stored, load
+from tests import _models
 
 
 def stored() -> Stored:
@@ -82,6 +83,43 @@ def test_what_is_predicted_to_be_the_best_is_less_overrated() -> None:
 def test_few_are_drawn_alone(count: int) -> None:
     made = known_of(count)
     assert [one.subnet for one in made.known] == spread(made.space, count + 20, 0)
+
+
+@pytest.fixture(scope="module")
+def known() -> Stored:
+    """One of which enough is known, with what a forecast found in it."""
+    made = _models.supernet()
+    learn_forecast(made)
+    return made
+
+
+def test_what_is_proposed_for_counts_was_counted(known: Stored) -> None:
+    forecast, over = Forecast(known), []
+    for limit in (3.0, 5.0, 8.0):
+        within = {"macs_m": limit}
+        taken_at_its_word = propose(known.space, forecast.score, forecast.costs, within, count=4)
+        over += [known.counted(subnet).macs / 1e6 / limit for subnet in taken_at_its_word]
+        counts = [known.counted(one).macs for one in forecast.propose(within, count=4, seed=0)]
+        assert 2 <= len(counts) <= 4 and 0.8e6 * limit < max(counts) <= 1.001e6 * limit
+    assert max(over) > 1.2
+    assert len(known.known) == 60  # what it learned is its own
+
+
+def test_proposals_for_other_costs_are_not_counted(known: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    forecast = Forecast(known)
+    forecast.learn(spread(known.space, 6), {"latency_ms": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]})
+    monkeypatch.setattr(known, "counted", None)
+    limits = {"latency_ms": 3.0}
+    plain = propose(known.space, forecast.score, forecast.costs, limits, count=4)
+    assert forecast.propose(limits, count=4, seed=0) == plain
+
+
+def test_keeping_leaves_what_breaks_a_limit(known: Stored) -> None:
+    forecast = Forecast(known)
+    ends = [known.space.smallest(), known.space.largest()]
+    assert forecast.keeping({"macs_m": 5.0}, ends) == ends[:1]
+    assert forecast.keeping({"macs_m": 0.1}, ends) == [] == forecast.keeping({"macs_m": 5.0}, [])
+    assert forecast.keeping({}, ends) == ends
 
 
 def test_it_may_be_broken_off() -> None:
