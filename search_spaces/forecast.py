@@ -101,7 +101,7 @@ class Forecast:
         self.space = stored.space
         self.codes = Codes(self.space)
         self.names = [dimension.name for dimension in self.space.dimensions]
-        self._seed, self._classes = seed, len(stored.about.classes)
+        self._seed = seed
         judged = [known for known in stored.known if known.score is not None]
         if len(judged) < LEAST_ROWS:
             raise TableError(f"{len(judged)} subnets with a score are too few; {LEAST_ROWS} are needed")
@@ -110,20 +110,13 @@ class Forecast:
         digest = hashlib.sha256(json.dumps(stored.rows(), sort_keys=True).encode()).hexdigest()
         if stored.learned.get("of") == digest:
             with contextlib.suppress(*_UNUSABLE):
-                self._fit(stored.known, judged, stored.learned)
+                self._fit(judged, stored.learned)
                 return
-        stored.learned = {"of": digest, **self._fit(stored.known, judged, None)}
+        stored.learned = {"of": digest, **self._fit(judged, None)}
 
-    def _fit(
-        self, known: Sequence[Known], judged: Sequence[Known], given: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    def _fit(self, judged: Sequence[Known], given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Learn; return what took long to find."""
-        self._last: tuple[np.ndarray, np.ndarray] | None = None
-        values = self.codes.values(self.codes.of([one.subnet for one in known]))
-        self._macs, self._params = (
-            self._counted(values, [getattr(one, name) for one in known], given[name] if given else None)
-            for name in ("macs", "params")
-        )
+        self._learn_counts(given)
         values = self.codes.values(self.codes.of([one.subnet for one in judged]))
         wrong = np.maximum([1.0 - (one.score or 0.0) for one in judged], _LEAST_ERROR)
         self._wrong, rows = CostPredictor(("additive", "interactions")), self._described(values)
@@ -131,15 +124,26 @@ class Forecast:
             self._wrong.resume(rows, wrong, given["wrong"], self._seed)
         else:
             self._wrong.fit(rows, wrong, self._seed)
-        found = {"macs": self._macs.parameters, "params": self._params.parameters}
-        return {**found, "wrong": self._wrong.learned}
+        return {**self._count_parameters, "wrong": self._wrong.learned}
 
-    def _counted(
-        self, values: np.ndarray, counts: Sequence[int], parameters: Sequence[float] | None
-    ) -> Process:
-        frame = self._frame(values)
-        features, target = Features().fit(frame), np.asarray(counts, dtype=float)
-        return Process(parameters).fit(features, frame, target, self._seed)
+    @property
+    def _count_parameters(self) -> dict[str, list[float]]:
+        return {"macs": self._macs.parameters, "params": self._params.parameters}
+
+    def _learn_counts(self, given: Mapping[str, Any] | None) -> None:
+        """Learn counts from what is known, with parameters that were found before, where they are given."""
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        frame = self._frame(self.codes.values(self.codes.of([one.subnet for one in self._known])))
+        features = Features().fit(frame)
+        self._macs, self._params = (
+            Process(given[name] if given else None).fit(
+                features,
+                frame,
+                np.array([getattr(one, name) for one in self._known], dtype=float),
+                self._seed,
+            )
+            for name in ("macs", "params")
+        )
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """Return scores, float [n]."""
@@ -190,15 +194,13 @@ class Forecast:
 
     def _count(self, subnets: Sequence[Subnet]) -> bool:
         """Count subnets, and learn from it; whether any was not counted before."""
-        seen = {self.codes.of([one.subnet]).tobytes() for one in self._known}
-        fresh = [subnet for subnet in subnets if self.codes.of([subnet]).tobytes() not in seen]
+        seen = {row.tobytes() for row in self.codes.of([one.subnet for one in self._known])}
+        rows = self.codes.of(subnets)
+        fresh = [subnet for subnet, row in zip(subnets, rows, strict=True) if row.tobytes() not in seen]
         if not fresh:
             return False
         self._known += [self._stored.counted(subnet) for subnet in fresh]
-        self._last = None
-        values = self.codes.values(self.codes.of([one.subnet for one in self._known]))
-        self._macs = self._counted(values, [one.macs for one in self._known], self._macs.parameters)
-        self._params = self._counted(values, [one.params for one in self._known], self._params.parameters)
+        self._learn_counts(self._count_parameters)
         return True
 
     def learn(self, subnets: Sequence[Mapping[str, int]], costs: Mapping[str, Sequence[float]]) -> None:
