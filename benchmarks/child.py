@@ -90,10 +90,13 @@ def submit_alone(
     )
     began = time.time()
     if searcher is None:
+        from benchmarks.anytime import first_choice as choose
+
         result = submit(
             task, out=folder, columns=columns, use_pool=full, use_search=full, use_supernet=supernet
         )
     else:
+        from benchmarks.searchers import best_trial as choose
         from benchmarks.searchers import submit_with
 
         result = submit_with(searcher, task, out=folder, columns=columns)
@@ -111,7 +114,7 @@ def submit_alone(
         from benchmarks import anytime
 
         data = load_dataset(source, seed=seed, columns=columns)
-        details["run"] = anytime.told(folder, data, began, told, seconds)
+        details["run"] = anytime.told(folder, data, began, told, seconds, choose)
     details["supernet"] = (folder / "supernet.safetensors").is_file()
     details["own_seconds"] = round(seconds, 2)
     details["members"] = [{key: m.get(key) for key in kept} for m in told.get("members") or []]

@@ -176,6 +176,8 @@ def _parser(matrix: Matrix) -> argparse.ArgumentParser:
     add("--scale", choices=("small", "full"), default="small",
         help="full is what a lab would run: longer budgets, more seeds and methods")  # fmt: skip
     add("--resamples", type=int, default=2000, help="of the bootstrap (default %(default)s)")
+    add("--judge-again", action="store_true",
+        help="test anew what the runs that lie below --work would have delivered at any time; nothing is trained")  # fmt: skip
     return parser
 
 
@@ -234,6 +236,8 @@ def prepare(specs: Sequence[Spec], options: argparse.Namespace) -> None:
     Raises:
         InputError: a peer is not installed, or the measuring failed.
     """
+    if options.judge_again:
+        _judge_again(specs)
     from automl.errors import InputError
     from automl.wording import plural
     from benchmarks.peers import PEERS, python_of
@@ -261,6 +265,16 @@ def prepare(specs: Sequence[Spec], options: argparse.Namespace) -> None:
     )  # fmt: skip
     if done.returncode:
         raise InputError("what networks cost here could not be measured")
+
+
+def _judge_again(specs: Sequence[Spec]) -> None:
+    from benchmarks.anytime import first_choice, judge_again
+    from benchmarks.searchers import SEARCHERS, best_trial
+
+    for spec in specs:
+        choose = best_trial if spec["identity"]["method"] in SEARCHERS else first_choice
+        if judge_again(spec, choose):
+            print(f"{spec['label']}: judged again", file=sys.stderr, flush=True)
 
 
 def _path(task: Task, options: argparse.Namespace) -> Path:
@@ -327,6 +341,7 @@ def summarise(matrix: Matrix, cells: Sequence[Cell], options: argparse.Namespace
             for status in ("unchecked", "failed")
         },
         "trials": {m: float(rows["trials"].mean()) for m, rows in runs.groupby("method")},
+        "judged": sorted({str(cell["judged"]) for cell in cells if "judged" in cell}),
         "calibration": [round(float(speeds.min()), 4), round(float(speeds.max()), 4)]
         if len(speeds)
         else None,
@@ -343,6 +358,8 @@ def _note(summary: Mapping[str, Any]) -> str:
     if summary["calibration"] is not None:
         low, high = summary["calibration"]
         note += f" A fixed piece of training took {low:.2f} to {high:.2f} of its median time, once beside each run."
+    if summary["judged"]:
+        note += f" What runs would have delivered before their end was judged at commit {', '.join(summary['judged'])}."
     return note
 
 

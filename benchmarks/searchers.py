@@ -27,7 +27,9 @@ from strategy_pool.strategy import FROZEN_METHODS, Strategy, search_space
 if TYPE_CHECKING:
     import optuna
 
-    from automl.task import Task
+    from automl.ensemble import Selection
+    from automl.records import Outcome, TrialSpec
+    from automl.task import Constraint, Task
 
 #: Draws after which a sampler is taken to be stuck at what was tried already, and random ones after which nothing new is
 #: expected.
@@ -235,29 +237,33 @@ class SearcherRun(Run):
         preload().join()
         networks.measure_tried(self)
         finisher = Finisher(self, began)
-        best = self._best(finisher.chooser)
+        best = best_trial(finisher.chooser, self.finished, self.task.constraints)
         if best is not None:
-            finisher.chooser.members = {best: finisher.chooser.members[best]}
+            finisher.chooser.members = {name: finisher.chooser.members[name] for name in best.weights}
         return finisher.run(self.folder, self.task)
-
-    def _best(self, chooser: Chooser) -> str | None:
-        """The trial with the best validation score of those that keep the limits on cost; of all where none does."""
-        singles = [s for s in chooser.choices(self.task.constraints) if len(s.weights) == 1]
-        kept = [s for s in singles if s.admitted] or singles
-        scores = {spec.trial_id: outcome.usable_score or 0.0 for spec, outcome in self.finished}
-        return max((next(iter(s.weights)) for s in kept), key=lambda name: scores[name], default=None)
 
     def _refits(self) -> list[Refit]:
         """The best trial, where it is a fine-tuning; as :func:`automl.choose.choose_refits` for the engine."""
         from automl.networks import cost_table
 
         costs = cost_table(self.table, cautious=True)
-        best = self._best(Chooser(self.finished, self.dataset, self.task.objective, costs, self.most_macs))
+        chooser = Chooser(self.finished, self.dataset, self.task.objective, costs, self.most_macs)
+        best = best_trial(chooser, self.finished, self.task.constraints)
         if best is None:
             return []
-        spec = next(spec for spec, _ in self.finished if spec.trial_id == best)
+        spec = next(spec for spec, _ in self.finished if spec.trial_id in best.weights)
         self.clock.keep_for(self.scored[0], self.macs[spec.candidate.triple], self.scored[1], most=0.8)
-        return [] if spec.strategy["method"] in FROZEN_METHODS else [Refit(spec.candidate, best)]
+        return [] if spec.strategy["method"] in FROZEN_METHODS else [Refit(spec.candidate, spec.trial_id)]
+
+
+def best_trial(
+    chooser: Chooser, finished: Sequence[tuple[TrialSpec, Outcome]], limits: Sequence[Constraint]
+) -> Selection | None:
+    """The trial with the best validation score of those that keep the limits on cost; of all where none does."""
+    singles = [s for s in chooser.choices(limits) if len(s.weights) == 1]
+    kept = [s for s in singles if s.admitted] or singles
+    scores = {spec.trial_id: outcome.usable_score or 0.0 for spec, outcome in finished}
+    return max(kept, key=lambda s: scores[next(iter(s.weights))], default=None)
 
 
 def submit_with(

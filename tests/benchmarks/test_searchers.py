@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from automl.candidate import Candidate
 from automl.data import load_dataset
+from automl.engine import submit
 from automl.task import Task
 from benchmarks import anytime
 from benchmarks.comparison import balanced_accuracy
-from benchmarks.searchers import SEARCHERS, Study, submit_with
+from benchmarks.searchers import SEARCHERS, Study, best_trial, submit_with
 from strategy_pool.strategy import load_catalog, search_space
 from tests.conftest import write_shapes
 
@@ -115,7 +118,7 @@ def test_a_run_exports_its_best_trial_and_tells_its_course(name: str, tmp_path: 
     told = result.to_dict()
     assert told["status"] == "ok" and len(told["members"]) == 1
     dataset = load_dataset(data, seed=0)
-    course = anytime.told(tmp_path / "run", dataset, 0.0, told, 20.0)
+    course = anytime.told(tmp_path / "run", dataset, 0.0, told, 20.0, best_trial)
     searched = [one for one in course["trials"] if one["purpose"] == "search" and one["score"] is not None]
     best = max(one["score"] for one in searched)
     chosen = next(one for one in course["trials"] if one["trial_id"] == told["members"][0]["trial"])
@@ -134,3 +137,48 @@ def test_a_run_exports_its_best_trial_and_tells_its_course(name: str, tmp_path: 
         ]
     assert course["curve"][-1][2] == pytest.approx(np.mean(recalls))
     json.dumps(course)
+
+
+def spec_of(folder: Path, data: Path) -> dict[str, Any]:
+    return {
+        "identity": {"split": 0}, "settings": {"columns": {}}, "source": str(data), "work": str(folder),
+        "target": str(folder / "cell.json"),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_a_submit_would_have_delivered_is_what_it_chooses_among_the_trials_so_far(
+    tmp_path: Path,
+) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=15)
+    task = Task.make(data, budget="30s", backbones=["small_cnn_xs", "small_cnn_s"], seed=0)
+    began = time.time()
+    told = submit(task, out=tmp_path / "run").to_dict()
+    dataset = load_dataset(data, seed=0)
+    course = anytime.told(tmp_path / "run", dataset, began, told, 30.0)
+    assert len(course["predicted"]) == len(course["curve"]) - 1 > 0
+    # Without refits the last one is the model that was exported.
+    if not any(member["refit"] or member["candidate"].count("/int8/") for member in told["members"]):
+        assert course["curve"][-2][2] == pytest.approx(course["curve"][-1][2])
+    # Of all trials the choice is that of the finished run.
+    chosen: list[dict[str, float]] = []
+
+    def note(chooser: Any, finished: Any, limits: Any) -> Any:
+        found = anytime.first_choice(chooser, finished, limits)
+        chosen.append(dict(found.weights) if found else {})
+        return found
+
+    points, answers = anytime.curve(tmp_path / "run", dataset, course["trials"], note)
+    assert points == course["curve"][:-1] and answers == course["predicted"]
+    searched = sum(one["purpose"] == "search" for one in course["trials"])
+    assert len(chosen) == searched >= len(points)
+    assert chosen[-1] == pytest.approx({m["trial"]: m["weight"] for m in told["members"]})
+    # Judged again it is the same, and the cell says so.
+    spec = spec_of(tmp_path, data)
+    assert not anytime.judge_again(spec)
+    Path(spec["target"]).write_text(
+        json.dumps({"details": {"run": {**course, "curve": course["curve"][-1:]}}})
+    )
+    assert anytime.judge_again(spec)
+    cell = json.loads(Path(spec["target"]).read_text())
+    assert cell["details"]["run"] == json.loads(json.dumps(course)) and "judged" in cell
