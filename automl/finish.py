@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from automl import refit_check
 from automl.choose import Chooser
 from automl.ensemble import Selection, build_ensemble
 from automl.errors import AutomlError
@@ -219,6 +220,8 @@ class Finisher:
             path = folder / "search" / f"export-{number}.onnx"
             try:
                 info = self._write(selection, point.bias, path)
+                if refit_check.leave_out_worse(self, selection, point, path):
+                    info = self._write(selection, point.bias, path)
                 latency = measure_latency(path, task.device, remembered, thorough=False)
             except Exception as error:  # whatever is wrong with one choice, the next may still be a model
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

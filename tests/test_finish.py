@@ -33,6 +33,7 @@ class Tried:
         finisher.submit = SimpleNamespace(clock=clock, say=lambda _text: None, notes=[])
         finisher.chooser = SimpleNamespace(point=lambda *_: SimpleNamespace(bias=np.zeros(2)))
         finisher._named = lambda selection: selection.name
+        finisher.refits = {}
         finisher._write = self.write
         self.finisher = finisher
 
@@ -51,7 +52,10 @@ class Tried:
 
     def export(self, tmp_path: Path, expected: dict[str, float]) -> str:
         """The name of what became the model; choices by name, with the latency that was expected of them."""
-        choices = [SimpleNamespace(name=name, costs={"latency_ms": ms}) for name, ms in expected.items()]
+        choices = [
+            SimpleNamespace(name=name, costs={"latency_ms": ms}, weights={name: 1.0})
+            for name, ms in expected.items()
+        ]
         task = Task.make(str(tmp_path))
         exported, chosen, *_ = self.finisher._export(choices, [LIMIT], self.folder, task)
         assert exported.read_text() == chosen.name
