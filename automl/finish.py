@@ -209,7 +209,7 @@ class Finisher:
         remembered = steadiness(cache_folder("feasibility"), task.device)
         cost_limits = [c for c in limits if c.is_cost]
         timed = any(c.name.startswith("latency") for c in limits)
-        best: tuple[float, int, tuple[Selection, Any, Any, Any]] | None = None
+        best: tuple[float, int, tuple[Selection, Any, Any, Any], dict[str, str]] | None = None
         failure: Exception | None = None
         safest = _safest(choices, cost_limits)
         for number, selection in enumerate(_tries(choices, safest)):
@@ -242,7 +242,7 @@ class Finisher:
                 latency = measure_latency(path, task.device, remembered)
             worst = missed(latency)
             if best is None or worst < best[0]:
-                best = worst, number, (selection, point, info, latency)
+                best = worst, number, (selection, point, info, latency), dict(self.refits)
             if worst <= 0:
                 break
             self.submit.say(
@@ -250,7 +250,8 @@ class Finisher:
             )
         if best is None:
             raise AutomlError(f"nothing could be exported: {_told(failure)}") from failure
-        _, number, chosen = best
+        # A later choice may have left out a refit that is in this file.
+        _, number, chosen, self.refits = best
         exported = folder / "search" / f"export-{number}.onnx"
         for left in set((folder / "search").glob("export-*.onnx")) - {exported}:
             left.unlink()

@@ -158,3 +158,23 @@ def test_a_full_disk_and_ctrl_c_end_it(
     tried.fails = {"a=1": error}
     with pytest.raises(type(error)):
         tried.export(tmp_path, {"a=1": 1.9, "b=1": 1.8})
+
+
+def test_the_refits_are_those_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    tried.finisher.refits = {"shared": "refit"}
+
+    def leave_out(finisher: Any, choice: Any, *_: Any) -> bool:
+        return choice.name == "b=4" and bool(finisher.refits.pop("shared", None))
+
+    monkeypatch.setattr("automl.refit_check.leave_out_worse", leave_out)
+    assert tried.export(tmp_path, {"a=3": 1.9, "b=4": 1.8}) == "a=3"
+    assert tried.finisher.refits == {"shared": "refit"}
+
+
+def test_a_refit_that_is_left_out_is_not_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried = Tried(monkeypatch, tmp_path)
+    tried.finisher.refits = {"a=1": "refit"}
+    monkeypatch.setattr("automl.refit_check.leave_out_worse", lambda one, *_: bool(one.refits.pop("a=1")))
+    assert tried.export(tmp_path, {"a=1": 1.0}) == "a=1"
+    assert tried.finisher.refits == {}
