@@ -48,6 +48,7 @@ class TrialSpec:
         initial: folder of a stored model that the training goes on from, None for the candidate's own start.
         images: development images that it uses, None for all.
         limits: sets of limits that subnets are wanted for.
+        affinity: whether a model on frozen features tells which changes of an image leave its class.
         slow_moment: how much slower the device is in a slow moment, as the driver knows it; a worker that sees other GPUs
             does not find what is remembered of it.
     """
@@ -70,6 +71,7 @@ class TrialSpec:
     initial: str | None = None
     images: int | None = None
     limits: list[list[str]] = field(default_factory=list)
+    affinity: bool = False
     slow_moment: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from automl import supernets
+from automl.affinity import asked, finding, settle_augmentation
 from automl.aside import Aside
 from automl.candidate import Candidate
 from automl.device import cores
@@ -38,6 +39,7 @@ class Run:
         self.workers = 1
         self.clock = Clock(time.monotonic(), None if task.max_trials else task.budget.seconds)
         self.finished: list[tuple[TrialSpec, Outcome]] = []
+        self.all_landmarks: list[Candidate] = []
         self.sources: dict[str, str] = {}
         self.history: Any = None
         self.interrupted = False
@@ -310,6 +312,8 @@ class Run:
         from automl.search import Proposer
         from strategy_pool.strategy import search_space
 
+        if (found := finding(self)) is not None:
+            self.say(f"  {found}")
         ordered = self.ranked()
         ordered.to_parquet(self.folder / "search" / "pool.parquet")
         by_id = {c.id: c for c in self.pool}
@@ -367,6 +371,7 @@ class Run:
         trains_supernet = candidate.strategy == supernets.SUPERNET
         recipe = self.catalog[supernets.STRATEGY if trains_supernet else candidate.strategy]
         strategy = recipe.with_overrides(dict(candidate.overrides)).to_dict()
+        settle_augmentation(self, strategy)
         backbone = next(b for b in self.backbones if b.name == candidate.architecture)
         if refit is not None:
             seconds = self.phases.refit_seconds()
@@ -394,6 +399,7 @@ class Run:
             constraints=[c.expression for c in self.task.constraints],
             shared_folder=str(self.folder / "search" / "shared"),
             strategy=strategy,
+            affinity=candidate in asked(self),
             purpose="refit" if refit else supernets.SUPERNET if trains_supernet else "search",
             initial=initial,
             images=self.images if refit is None and self.sample.sampled is not None else None,

@@ -124,12 +124,14 @@ class _Sweep(Run):
             classes=len(self.dataset.class_names),
             core_seconds=LANDMARK_SHARE * _USUAL_BUDGET * self.workers,
         )
+        self.all_landmarks = first
         others = [c for c in self.pool if self.catalog[c.strategy].method != LANDMARK_METHOD]
         chosen = [*first, *spread(others, self.catalog, count)]
         finished = set()
         for spec, outcome in self.store.finished():
             if outcome.error not in (INTERRUPTED, WORKER_DIED):
                 self._record(spec, outcome)
+                self.finished.append((spec, outcome))
                 finished.add(spec.candidate.id)
         self.store.clean_orphans()
         self.each = seconds
@@ -158,4 +160,5 @@ class _Sweep(Run):
 
     def _on_result(self, spec: TrialSpec, outcome: Outcome) -> None:
         self._record(spec, outcome)
+        self.finished.append((spec, outcome))
         (Path(spec.folder) / "model.safetensors").unlink(missing_ok=True)  # nobody will choose it

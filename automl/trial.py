@@ -251,6 +251,7 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     from automl.landmarks import landmarks
     from automl.training import (
         SideBySide,
+        affinities,
         coordinates,
         fit_logistic,
         fit_neighbours,
@@ -322,6 +323,16 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     if _quantised(spec):
         joint = new_model(backbone, SideBySide(best_heads), taps=strategy["taps"])
         state.held = [Held(lambda: joint, [(np.asarray(t), np.asarray(v)) for t, v in folds])]
+    if spec.affinity:
+        state.metrics["affinity"] = affinities(
+            dataset,
+            folds,
+            backbone,
+            best_heads,
+            taps=strategy["taps"],
+            resolution=spec.candidate.resolution,
+            deadline=deadline,
+        )
     prepared.clear()
     if not nearest:
         state.metrics["landmarks"] = landmarks(table, labels, development)

@@ -29,7 +29,9 @@ TUNED_METHODS = (
     "cached_trunk",
     "scratch",
 )
-AUGMENTATIONS = ("none", "flips", "light", "medium", "randaugment", "trivialaugment", "strong")
+#: The augmentation that is replaced by what suits the images of a task.
+FITTING = "fitting"
+AUGMENTATIONS = (FITTING, "none", "flips", "light", "medium", "randaugment", "trivialaugment", "strong")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": (*FROZEN_METHODS, *TUNED_METHODS),
@@ -97,7 +99,8 @@ class Strategy:
         batch_size: images per step.
         warmup: share of the training in which the learning rate rises.
         schedule: how it falls afterwards.
-        augmentation: name of an augmentation policy.
+        augmentation: name of an augmentation policy; ``fitting`` is ``flips`` where images keep their class upside down, as
+            frozen features tell, and ``light`` elsewhere.
         mixup, cutmix: alpha of the Beta distribution; 0 for none.
         loss: ``cross_entropy`` or one of the losses for imbalanced classes; with ``class_balanced`` or
             ``logit_adjusted`` a logistic regression weighs classes by inverse frequency.
@@ -133,7 +136,7 @@ class Strategy:
     batch_size: int = 32
     warmup: float = 0.1
     schedule: str = "cosine"
-    augmentation: str = "light"
+    augmentation: str = FITTING
     mixup: float = 0.0
     cutmix: float = 0.0
     loss: str = "logit_adjusted"

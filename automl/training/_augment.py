@@ -47,10 +47,12 @@ class Policy:
     erase: float = 0.0
 
 
+_LIGHT = Policy(scale=0.65, ratio=0.15, hflip=0.5, brightness=0.2)
 POLICIES = {
     "none": Policy(),
     "flips": Policy(hflip=0.5, vflip=0.5),
-    "light": Policy(scale=0.65, ratio=0.15, hflip=0.5, brightness=0.2),
+    "light": _LIGHT,
+    "fitting": _LIGHT,  # where it was not replaced by what fits the images
     "medium": Policy(
         scale=0.5, ratio=0.25, hflip=0.5, vflip=0.1, rotate=10, brightness=0.3, contrast=0.3, saturation=0.2
     ),
@@ -77,14 +79,14 @@ class Augment:
     """Apply a policy to batches.
 
     Args:
-        policy: a name of :data:`POLICIES`.
+        policy: a name of :data:`POLICIES`, or one of its own.
         generator: the only source of randomness, so that a seed repeats a run.
     """
 
-    def __init__(self, policy: str, generator: torch.Generator) -> None:
-        if policy not in POLICIES:
+    def __init__(self, policy: str | Policy, generator: torch.Generator) -> None:
+        if isinstance(policy, str) and policy not in POLICIES:
             raise ValueError(f"unknown augmentation {policy!r}; known: {', '.join(POLICIES)}")
-        self.policy = POLICIES[policy]
+        self.policy = POLICIES[policy] if isinstance(policy, str) else policy
         self.generator = generator
 
     def __call__(self, images: Tensor, side: int) -> Tensor:
