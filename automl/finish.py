@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import itertools
 import json
 import math
 import shutil
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from automl import refit_check
+from automl.attempts import Attempts
 from automl.choose import Chooser
 from automl.ensemble import Selection, build_ensemble
 from automl.errors import AutomlError
@@ -29,8 +31,6 @@ from automl.networks import cost_table
 from automl.records import INTERRUPTED, Outcome, TrialSpec
 from automl.task import COST_METRICS, Constraint, Task
 
-#: Exports that are tried until one keeps its limits.
-_TRIES = 6
 _NEEDED = ("torch.onnx", "timm", "automl.export", "automl.report")
 
 
@@ -211,11 +211,14 @@ class Finisher:
         timed = any(c.name.startswith("latency") for c in limits)
         best: tuple[float, int, tuple[Selection, Any, Any, Any], dict[str, str]] | None = None
         failure: Exception | None = None
-        safest = _safest(choices, cost_limits)
-        for number, selection in enumerate(_tries(choices, safest)):
+        attempts, late = Attempts(choices, cost_limits), False
+        for number in itertools.count():
+            # A model that keeps the limits is worth a little more time than there is, and no more.
+            over = late or (best is not None and self.submit.clock.overdue())
             late = best is not None and self.submit.clock.late()
-            if late and (selection is not safest or self.submit.clock.overdue()):
-                continue  # a model that keeps the limits is worth a little more time than there is, another try is not
+            selection = None if over else attempts.next(last=late)
+            if selection is None:
+                break
             point = self.chooser.point(selection, limits)
             path = folder / "search" / f"export-{number}.onnx"
             try:
@@ -241,6 +244,7 @@ class Finisher:
             if timed and not late and missed(latency) <= 0:
                 latency = measure_latency(path, task.device, remembered)
             worst = missed(latency)
+            attempts.cost(selection, measured_costs(info, latency, cautious=True))
             if best is None or worst < best[0]:
                 best = worst, number, (selection, point, info, latency), dict(self.refits)
             if worst <= 0:
@@ -450,19 +454,6 @@ class Finisher:
 
 #: Of a winner, where it is not the pool.
 SOURCES = ("search", "supernet")
-
-
-def _safest(choices: Sequence[Selection], limits: Sequence[Constraint]) -> Selection:
-    """The choice whose costs leave the most room."""
-    return min(
-        choices, key=lambda s: max((c.violation(s.costs.get(c.name, 0.0)) for c in limits), default=0.0)
-    )
-
-
-def _tries(choices: Sequence[Selection], safest: Selection) -> list[Selection]:
-    """The first choices, and after two of them the safest one."""
-    first = list(choices[:_TRIES])
-    return list({id(s): s for s in (*first[:2], safest, *first[2:])}.values())
 
 
 def _told(error: Exception | None) -> str:
