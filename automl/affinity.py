@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from strategy_pool.strategy import FITTING, FROZEN_METHODS
@@ -18,48 +17,41 @@ _ASKED = 3
 
 
 def asked(run: Run) -> list[Candidate]:
-    """The first models that measure affinities; see :func:`automl.training.affinities`."""
+    """The first models that measure the affinity; see :func:`automl.training.affinity_upside_down`."""
     return sorted(run.all_landmarks, key=lambda c: (run.macs[c.triple], c.id))[:_ASKED]
 
 
-def settle_augmentation(run: Run, strategy: dict[str, Any]) -> None:
-    """Replace the augmentation ``fitting`` of a recipe by the policy that suits the images, as far as is known."""
+def settled(run: Run, strategy: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with the policy that suits the images, as far as is known, where its augmentation is ``fitting``."""
     if strategy["augmentation"] != FITTING or strategy["method"] in FROZEN_METHODS:
-        return
-    strategy["augmentation"] = fitting_augmentation(_told(run))
+        return strategy
+    return {**strategy, "augmentation": fitting_augmentation(_mean(run))}
 
 
-def finding(run: Run) -> str | None:
-    """One line that says what was found; None where nothing was."""
-    found = mean_affinity(_told(run))
+def say_finding(run: Run) -> None:
+    """Tell the user what was found, if anything was."""
+    found = _mean(run)
     if found is None:
-        return None
-    if fitting_augmentation(_told(run)) == "flips":
+        return
+    if fitting_augmentation(found) == "flips":
         why, what = "keep", "flips in both directions and no crops"
     else:
         why, what = "do not keep", "crops and no turning over"
-    return f"upside down the images {why} their class ({found:.2f} of the accuracy is left): {what} in the training"
+    run.say(
+        f"  upside down the images {why} their class ({found:.2f} of the accuracy is left): {what} in the training"
+    )
 
 
-def fitting_augmentation(measured: Sequence[Mapping[str, float]]) -> str:
-    """The policy that suits images: ``flips`` where they keep their class upside down, else ``light``.
+def fitting_augmentation(affinity: float | None) -> str:
+    """The policy that suits images: ``flips`` where they keep their class upside down, ``light`` elsewhere and where nobody knows.
 
-    Images without an upright (surfaces, parts under a camera) gain most from flips, and lose by crops that leave out a small
-    fault or change its scale; photographs gain by crops.
-
-    Args:
-        measured: what :func:`automl.training.affinities` said of some networks; the mean counts.
+    A crop may leave out a small fault, or change the scale that tells it from another; a flip does neither.
     """
-    known = mean_affinity(measured)
-    return "flips" if known is not None and known >= LEAST_AFFINITY else "light"
+    return "flips" if affinity is not None and affinity >= LEAST_AFFINITY else "light"
 
 
-def mean_affinity(measured: Sequence[Mapping[str, float]]) -> float | None:
-    """The mean affinity of turning images over, None where nobody knows it."""
-    known = [found["upside_down"] for found in measured if "upside_down" in found]
-    return sum(known) / len(known) if known else None
-
-
-def _told(run: Run) -> list[dict[str, float]]:
+def _mean(run: Run) -> float | None:
     first = asked(run)
-    return [outcome.metrics.get("affinity", {}) for spec, outcome in run.finished if spec.candidate in first]
+    told = [outcome.metrics.get("affinity") for spec, outcome in run.finished if spec.candidate in first]
+    known = [affinity for affinity in told if affinity is not None]
+    return sum(known) / len(known) if known else None

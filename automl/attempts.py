@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from automl.ensemble import Selection
@@ -17,8 +16,8 @@ _CLOSE, _SURE = 0.98, 0.8
 class Attempts:
     """Gives out choices: the best first, then the best of those that should keep the limits by what files have shown.
 
-    What is expected of several networks is the sum of what each takes alone, and together they take more. So a file that
-    misses a limit says by how much too little was expected, and choices of its kind that would miss it too are passed over.
+    A single network was measured before, or one of its kind; what several cost together is only expected. So the file of
+    several says by how much too little was expected, and others of several that would miss a limit too are passed over.
 
     Args:
         choices: best first, with the costs that are expected of them.
@@ -29,9 +28,7 @@ class Attempts:
         self._left = list(choices)
         self._limits = limits
         self._given = 0
-        self._dearer: dict[bool, dict[str, float]] = {
-            together: defaultdict(lambda: 1.0) for together in (False, True)
-        }
+        self._dearer: dict[str, float] = {}
 
     def next(self, *, last: bool = False) -> Selection | None:
         """The next choice; None after enough of them.
@@ -51,18 +48,20 @@ class Attempts:
 
     def cost(self, choice: Selection, costs: Mapping[str, float]) -> None:
         """Take in what a file costs."""
-        together = len(choice.weights) > 1
+        if len(choice.weights) == 1:
+            return
         for limit in self._limits:
             expected, found = choice.costs.get(limit.name, 0.0), costs.get(limit.name, 0.0)
             if expected > 0:
-                # What one network takes too much, several do as well.
-                for kind in {together, True}:
-                    self._dearer[kind][limit.name] = max(self._dearer[kind][limit.name], found / expected)
+                self._dearer[limit.name] = max(self._dearer.get(limit.name, 1.0), found / expected)
 
     def _missed(self, choice: Selection, share: float) -> float:
         """By how much a choice is expected to miss this share of a limit, at most 0 where it keeps all."""
-        dearer = self._dearer[len(choice.weights) > 1]
+        dearer = self._dearer if len(choice.weights) > 1 else {}
         return max(
-            (c.violation(choice.costs.get(c.name, 0.0) * dearer[c.name] / share) for c in self._limits),
+            (
+                c.violation(choice.costs.get(c.name, 0.0) * dearer.get(c.name, 1.0) / share)
+                for c in self._limits
+            ),
             default=0.0,
         )

@@ -17,7 +17,7 @@ import numpy as np
 #: Costs of a file that add up over the members of an ensemble, latencies nearly.
 ADDITIVE = ("latency_ms", "latency_p95_ms", "size_mb", "params_m", "macs_m", "memory_mb")
 #: What each further member adds to the time of all, as a share, and at most: their weights push each other out of the
-#: caches, and images are resized for each. Measured on files of 2 to 5 members on a CPU.
+#: caches, and images are resized for each. After a look at files of 2 to 5 members on one CPU.
 _CROWDED, _MOST_CROWDED = 0.06, 0.2
 _TEMPERATURES = np.exp(np.linspace(np.log(0.3), np.log(5.0), 25))
 _ROUNDS = 12

@@ -48,7 +48,7 @@ class TrialSpec:
         initial: folder of a stored model that the training goes on from, None for the candidate's own start.
         images: development images that it uses, None for all.
         limits: sets of limits that subnets are wanted for.
-        affinity: whether a model on frozen features tells which changes of an image leave its class.
+        affinity: whether a model on frozen features tells if images keep their class upside down.
         slow_moment: how much slower the device is in a slow moment, as the driver knows it; a worker that sees other GPUs
             does not find what is remembered of it.
     """

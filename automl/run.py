@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from automl import supernets
-from automl.affinity import asked, finding, settle_augmentation
+from automl.affinity import asked, say_finding, settled
 from automl.aside import Aside
 from automl.candidate import Candidate
 from automl.device import cores
@@ -39,7 +39,6 @@ class Run:
         self.workers = 1
         self.clock = Clock(time.monotonic(), None if task.max_trials else task.budget.seconds)
         self.finished: list[tuple[TrialSpec, Outcome]] = []
-        self.all_landmarks: list[Candidate] = []
         self.sources: dict[str, str] = {}
         self.history: Any = None
         self.interrupted = False
@@ -312,8 +311,7 @@ class Run:
         from automl.search import Proposer
         from strategy_pool.strategy import search_space
 
-        if (found := finding(self)) is not None:
-            self.say(f"  {found}")
+        say_finding(self)
         ordered = self.ranked()
         ordered.to_parquet(self.folder / "search" / "pool.parquet")
         by_id = {c.id: c for c in self.pool}
@@ -370,8 +368,7 @@ class Run:
         trial_id = self.store.new_trial_id()
         trains_supernet = candidate.strategy == supernets.SUPERNET
         recipe = self.catalog[supernets.STRATEGY if trains_supernet else candidate.strategy]
-        strategy = recipe.with_overrides(dict(candidate.overrides)).to_dict()
-        settle_augmentation(self, strategy)
+        strategy = settled(self, recipe.with_overrides(dict(candidate.overrides)).to_dict())
         backbone = next(b for b in self.backbones if b.name == candidate.architecture)
         if refit is not None:
             seconds = self.phases.refit_seconds()

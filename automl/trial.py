@@ -251,7 +251,7 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
     from automl.landmarks import landmarks
     from automl.training import (
         SideBySide,
-        affinities,
+        affinity_upside_down,
         coordinates,
         fit_logistic,
         fit_neighbours,
@@ -324,7 +324,7 @@ def _frozen(spec: TrialSpec, state: _State, dataset: Any, backbone: Any) -> Gene
         joint = new_model(backbone, SideBySide(best_heads), taps=strategy["taps"])
         state.held = [Held(lambda: joint, [(np.asarray(t), np.asarray(v)) for t, v in folds])]
     if spec.affinity:
-        state.metrics["affinity"] = affinities(
+        state.metrics["affinity"] = affinity_upside_down(
             dataset,
             folds,
             backbone,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from automl.affinity import LEAST_AFFINITY, asked, finding, fitting_augmentation, settle_augmentation
+from automl.affinity import LEAST_AFFINITY, asked, fitting_augmentation, say_finding, settled
 from automl.candidate import Candidate
 from automl.data import Dataset, load_dataset
 from automl.records import Outcome
-from automl.training import affinities, fit_logistic, frozen_features
+from automl.training import affinity_upside_down, fit_logistic, frozen_features
 from automl.training._augment import POLICIES
 from automl.trial import run_trial
 from search_spaces.backbones import Backbone
@@ -52,8 +52,8 @@ def test_images_are_flipped_where_they_keep_their_class(
     outcome = run_trial(spec)
     assert outcome.score is not None and outcome.score > 0.8
     told = outcome.metrics["affinity"]
-    assert told["upside_down"] < 0.6 if upright else told["upside_down"] > 0.85
-    assert fitting_augmentation([told]) == policy
+    assert told < 0.6 if upright else told > 0.85
+    assert fitting_augmentation(told) == policy
 
 
 def test_only_who_is_asked_measures(tiny: Backbone, tmp_path: Path) -> None:
@@ -70,13 +70,12 @@ def test_each_fold_is_judged_by_the_model_that_did_not_see_it(tiny: Backbone, tm
     heads = [fit_logistic(table[t], labels[t], 3, strength=1e6) for t, _ in folds]
     settings: dict[str, Any] = {"taps": "last", "resolution": 32}
     # Heads that had seen their images would be right on unchanged ones, and so lose more.
-    own = affinities(data, folds, tiny, heads, **settings)
-    seen = affinities(data, folds, tiny, heads[::-1], **settings)
-    assert own.keys() == seen.keys() == {"upside_down"}
-    assert seen["upside_down"] <= 1.0
+    own = affinity_upside_down(data, folds, tiny, heads, **settings)
+    seen = affinity_upside_down(data, folds, tiny, heads[::-1], **settings)
+    assert own is not None and seen is not None and seen <= 1.0
     assert own != seen
-    assert affinities(data, folds, tiny, heads, **settings) == own
-    assert affinities(data, folds, tiny, heads, **settings, deadline=0.0) == {}
+    assert affinity_upside_down(data, folds, tiny, heads, **settings) == own
+    assert affinity_upside_down(data, folds, tiny, heads, **settings, deadline=0.0) is None
 
 
 def test_a_model_that_is_never_right_tells_nothing(tiny: Backbone, tmp_path: Path) -> None:
@@ -90,28 +89,33 @@ def test_a_model_that_is_never_right_tells_nothing(tiny: Backbone, tmp_path: Pat
             parameter.zero_()
         next(p for p in head.parameters() if p.ndim == 1)[0] = 1.0
     others = index[labels[index] != 0]
-    assert affinities(data, [(index, others)], tiny, [head], taps="last", resolution=32) == {}
+    assert affinity_upside_down(data, [(index, others)], tiny, [head], taps="last", resolution=32) is None
 
 
 @pytest.mark.parametrize(
-    ("measured", "policy"),
+    ("affinities", "policy"),
     [
         ([], "light"),
-        ([{}], "light"),
-        ([{"upside_down": LEAST_AFFINITY}], "flips"),
-        ([{"upside_down": LEAST_AFFINITY - 0.01}], "light"),
-        ([{"upside_down": 0.5}, {"upside_down": 1.0}], "light"),
-        ([{"upside_down": 0.8}, {}, {"upside_down": 1.0}], "flips"),
+        ([None], "light"),
+        ([LEAST_AFFINITY], "flips"),
+        ([LEAST_AFFINITY - 0.01], "light"),
+        ([0.5, 1.0], "light"),
+        ([0.8, None, 1.0], "flips"),
     ],
 )
-def test_the_mean_of_what_is_known_decides(measured: list[dict[str, float]], policy: str) -> None:
-    assert fitting_augmentation(measured) == policy
+def test_the_mean_of_what_is_known_decides(affinities: list[float | None], policy: str) -> None:
+    run = told(1.0)
+    run.finished = [
+        (SimpleNamespace(candidate=candidate), Outcome("t", "c", "completed", 0.9, {"affinity": affinity}))
+        for candidate, affinity in zip(asked(run), affinities, strict=False)
+    ]
+    assert settled(run, recipe("full", augmentation=FITTING))["augmentation"] == policy
 
 
 def told(upside_down: float) -> Any:
     candidate = Candidate("small", 32, "fp32", "logistic_last")
     large = Candidate("large", 32, "fp32", "logistic_last")
-    outcome = Outcome("t1", "c", "completed", 0.9, {"affinity": {"upside_down": upside_down}})
+    outcome = Outcome("t1", "c", "completed", 0.9, {"affinity": upside_down})
     landmarks = [replace(large, architecture=f"large{n}") for n in range(3)] + [candidate]
     macs = {c.triple: 1.0 if c is candidate else 2.0 for c in landmarks}
     finished = [(SimpleNamespace(candidate=candidate), outcome)]
@@ -123,18 +127,16 @@ def test_the_cheapest_models_are_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "augmentation", "settled"),
+    ("method", "augmentation", "policy"),
     [("full", FITTING, "flips"), ("full", "light", "light"), ("logistic", FITTING, FITTING)],
 )
-def test_what_is_left_open_is_settled(method: str, augmentation: str, settled: str) -> None:
+def test_what_is_left_open_is_settled(method: str, augmentation: str, policy: str) -> None:
     strategy = recipe(method, augmentation=augmentation)
-    settle_augmentation(told(1.0), strategy)
-    assert strategy["augmentation"] == settled
+    assert settled(told(1.0), strategy) == {**strategy, "augmentation": policy}
 
 
 def test_images_that_have_an_upright_are_not_turned_over() -> None:
-    strategy = recipe("full", augmentation=FITTING)
-    settle_augmentation(told(0.5), strategy)
+    strategy = settled(told(0.5), recipe("full", augmentation=FITTING))
     assert POLICIES[strategy["augmentation"]].vflip == 0.0
 
 
@@ -146,8 +148,13 @@ def test_recipes_leave_it_open_unless_they_are_about_it() -> None:
 
 
 def test_what_was_found_is_said() -> None:
-    assert "(1.00 of the accuracy is left): flips in both directions" in str(finding(told(1.0)))
-    assert "do not keep" in str(finding(told(0.5)))
-    run = told(1.0)
+    said: list[str] = []
+    for affinity in (1.0, 0.5):
+        run = told(affinity)
+        run.say = said.append
+        say_finding(run)
     run.finished = []
-    assert finding(run) is None
+    say_finding(run)
+    keeps, loses = said
+    assert "(1.00 of the accuracy is left): flips in both directions" in keeps
+    assert "do not keep" in loses

@@ -46,12 +46,12 @@ def test_what_several_take_too_much_says_nothing_of_one() -> None:
     assert attempts.next() is alone
 
 
-def test_what_one_takes_too_much_several_do_too() -> None:
-    alone, together, small = choice(9.4), choice(9.4, 2), choice(5.0)
-    attempts = Attempts([alone, together, small], LIMITS)
+def test_what_one_takes_too_much_says_nothing_of_others() -> None:
+    alone, other, together = choice(9.4), choice(9.3), choice(9.2, 2)
+    attempts = Attempts([alone, other, together], LIMITS)
     attempts.next()
-    attempts.cost(alone, {"latency_ms": 11.0})
-    assert attempts.next() is small
+    attempts.cost(alone, {"latency_ms": 15.0})
+    assert attempts.next() is other
 
 
 @pytest.mark.parametrize(("last", "expected"), [(False, 9.5), (True, 7.9)])
@@ -70,8 +70,8 @@ def test_after_two_there_is_room_too() -> None:
 
 def test_each_cost_is_learned_alone() -> None:
     limits = [*LIMITS, Constraint.parse("size_mb<=4")]
-    first = choice(5.0, size_mb=3.5)
-    slow, large = choice(9.0, size_mb=1.0), choice(1.0, size_mb=3.5)
+    first = choice(5.0, 2, size_mb=3.5)
+    slow, large = choice(9.0, 2, size_mb=1.0), choice(1.0, 2, size_mb=3.5)
     attempts = Attempts([first, large, slow], limits)
     attempts.next()
     attempts.cost(first, {"latency_ms": 5.0, "size_mb": 4.5})

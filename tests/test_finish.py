@@ -84,16 +84,14 @@ CHOICES = {"a=3": 1.9, "b=3": 1.8, "c=3": 1.7, "safe=1": 0.5}
 
 def test_the_first_that_keeps_the_limits_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tried = Tried(monkeypatch, tmp_path)
-    assert tried.export(tmp_path, {"a=3": 1.9, "b=1.5": 1.2, "safe=1": 0.5}) == "b=1.5"
+    assert tried.export(tmp_path, {"a=3": 1.9, "b=1.5": 1.8, "safe=1": 0.5}) == "b=1.5"
     assert tried.measured == [("a=3", False), ("b=1.5", False), ("b=1.5", True)]
 
 
-def test_what_would_miss_the_limits_too_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_after_two_the_safest_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tried = Tried(monkeypatch, tmp_path)
     assert tried.export(tmp_path, CHOICES) == "safe=1"
-    assert [name for name, _ in tried.measured] == ["a=3", "safe=1", "safe=1"]
+    assert [name for name, _ in tried.measured] == ["a=3", "b=3", "safe=1", "safe=1"]
 
 
 def test_the_safest_is_tried_even_a_little_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from automl.training._affinity import affinities
+from automl.training._affinity import affinity_upside_down
 from automl.training._finetune import Fold, fine_tune
 from automl.training._frozen import OutOfTime, frozen_features, inference_runner
 from automl.training._heads import (
@@ -26,7 +26,7 @@ __all__ = [
     "OutOfTime",
     "SideBySide",
     "VisionModel",
-    "affinities",
+    "affinity_upside_down",
     "coordinates",
     "fine_tune",
     "fit_logistic",

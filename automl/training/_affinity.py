@@ -1,4 +1,4 @@
-"""Which changes of an image leave its class: what a classifier of unchanged images makes of changed ones.
+"""Whether images keep their class upside down: what a classifier of upright ones makes of them.
 
 Affinity is the accuracy on changed validation images over that on unchanged ones (Gontijo-Lopes et al. 2021, *Tradeoffs in
 Data Augmentation: An Empirical Study*, section 3.1): far below 1 where a change hides what tells classes apart, or makes
@@ -17,19 +17,16 @@ from torch import nn
 
 from automl.data import proportional_order
 from automl.evaluation.quiet import working
-from automl.training._augment import Augment, Policy
 from automl.training._frozen import images_at_once
 from automl.training._heads import SideBySide
 from automl.training._model import new_model
 from search_spaces.backbones import Backbone
 
-#: What is tried on its own.
-CHANGES = {"none": Policy(), "upside_down": Policy(vflip=1.0)}
-#: Validation images that are changed at most.
+#: Validation images that are turned over at most.
 _MOST = 256
 
 
-def affinities(
+def affinity_upside_down(
     dataset: Any,
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     backbone: Backbone,
@@ -38,8 +35,8 @@ def affinities(
     taps: str,
     resolution: int,
     deadline: float | None = None,
-) -> dict[str, float]:
-    """Change → accuracy on changed validation images over that on the same unchanged ones, 0 and up.
+) -> float | None:
+    """Accuracy on validation images that are upside down over that on the same upright ones, 0 and up.
 
     Args:
         dataset: an opened dataset.
@@ -48,10 +45,10 @@ def affinities(
         heads: one for each fold, fitted on its training images.
         taps: of the features.
         resolution: side of the images.
-        deadline: ``time.monotonic()`` after which nothing more is tried.
+        deadline: ``time.monotonic()`` after which it is given up.
 
     Returns:
-        nothing of a change for which there was no time, and nothing at all where no unchanged image is classified.
+        None without the time, and where no upright image is classified.
     """
     labels = np.asarray(dataset.labels)
     model = new_model(backbone, SideBySide(heads), taps=taps).eval()
@@ -59,21 +56,16 @@ def affinities(
     rows = np.concatenate([rows for _train, rows in folds])
     chosen = np.sort(proportional_order(labels[rows], dataset.seed)[:_MOST])
     rows, owner = rows[chosen], owner[chosen]
-    images = dataset.images(resolution)
-    step = images_at_once(resolution)
-    accuracies: dict[str, float] = {}
-    for name, policy in CHANGES.items():
-        augment = Augment(policy, torch.Generator().manual_seed(dataset.seed))
-        right = np.zeros(len(rows), dtype=bool)
-        for begin in range(0, len(rows), step):
+    images, step = dataset.images(resolution), images_at_once(resolution)
+    right = [0, 0]
+    for begin in range(0, len(rows), step):
+        at = slice(begin, begin + step)
+        upright = torch.from_numpy(images[rows[at]]).permute(0, 3, 1, 2).float()
+        for turned, pixels in enumerate((upright, upright.flip(2))):
             if deadline is not None and time.monotonic() > deadline:
-                break
-            at = slice(begin, begin + step)
+                return None
             with working(), torch.inference_mode():
-                logits = model(augment(torch.from_numpy(images[rows[at]]), resolution)).numpy()
+                logits = model(pixels).numpy()
             of = logits.reshape(len(logits), len(heads), -1)[np.arange(len(logits)), owner[at]]
-            right[at] = of.argmax(1) == labels[rows[at]]
-        else:
-            accuracies[name] = float(right.mean())
-    usual = accuracies.pop("none", 0.0)
-    return {name: round(accuracy / usual, 4) for name, accuracy in accuracies.items()} if usual > 0 else {}
+            right[turned] += int((of.argmax(1) == labels[rows[at]]).sum())
+    return round(right[1] / right[0], 4) if right[0] else None
