@@ -359,7 +359,8 @@ def _note(summary: Mapping[str, Any]) -> str:
         low, high = summary["calibration"]
         note += f" A fixed piece of training took {low:.2f} to {high:.2f} of its median time, once beside each run."
     if summary["judged"]:
-        note += f" What runs would have delivered before their end was judged at commit {', '.join(summary['judged'])}."
+        commits = ", ".join(summary["judged"])
+        note += f" Of some runs what they would have delivered before their end was judged later, at commit {commits}."
     return note
 
 
