@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,9 @@ from strategy_pool.strategy import Strategy
 #: Seconds of the submit whose first trials are run here too.
 _USUAL_BUDGET = 240.0
 
+#: Candidates of a pool, its strategies by name and how many are wanted → those that are tried.
+Choose = Callable[[Sequence[Candidate], Mapping[str, Strategy], int], list[Candidate]]
+
 
 def sweep(
     task: Task,
@@ -41,8 +44,9 @@ def sweep(
     in_process: bool = False,
     columns: dict[str, str] | None = None,
     quiet: bool = False,
+    choose: Choose | None = None,
 ) -> str:
-    """Run the first trials of a submit, then candidates that are spread over the rest of the pool.
+    """Run the first trials of a submit, then candidates of the rest of the pool.
 
     What an earlier call in the same folder finished is not repeated.
 
@@ -57,6 +61,7 @@ def sweep(
         in_process: run trials one after another in this process, without Ray.
         columns: names of a manifest's columns.
         quiet: print nothing.
+        choose: takes them from the pool; by default :func:`spread`.
 
     Returns:
         The task's id in the history.
@@ -68,7 +73,7 @@ def sweep(
     begun = (folder / "search" / "task.json").exists()
     run = _Sweep(task, folder, begun, (), quiet)
     with prepared(run, workers, history_url, ray_address, False, in_process, columns):
-        run.run_all(candidates, seconds, in_process, ray_address)
+        run.run_all(candidates, seconds, in_process, ray_address, choose or spread)
     return run.task_id
 
 
@@ -112,7 +117,9 @@ class _Given:
 class _Sweep(Run):
     """A run that is only trials."""
 
-    def run_all(self, count: int, seconds: float, in_process: bool, ray_address: str | None = None) -> None:
+    def run_all(
+        self, count: int, seconds: float, in_process: bool, ray_address: str | None, choose: Choose
+    ) -> None:
         from automl.ranking import landmark_candidates
         from automl.search import SearchDisplay, run_search
 
@@ -126,7 +133,7 @@ class _Sweep(Run):
         )
         self.all_landmarks = first
         others = [c for c in self.pool if self.catalog[c.strategy].method != LANDMARK_METHOD]
-        chosen = [*first, *spread(others, self.catalog, count)]
+        chosen = [*first, *choose(others, self.catalog, count)]
         finished = set()
         for spec, outcome in self.store.finished():
             if outcome.error not in (INTERRUPTED, WORKER_DIED):
