@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def _session(path: str, kind: str, threads: int, index: int) -> tuple[ort.Infere
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """``blocks`` blocks of single-image runs, each about ``seconds`` long, with ``pause`` seconds between them."""
+    """Blocks of single-image runs, each about ``seconds`` long, with ``pause`` seconds between them; see :func:`calmest`."""
     before = _resident_mb()
     session, feed = _session(request["path"], request["kind"], request["threads"], request["index"])
     names = ["probabilities", "label"]
@@ -70,21 +71,50 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         count += 1
     each = (time.perf_counter() - began) / count
     memory = max(0.0, _resident_mb() - before)
-    blocks: list[list[float]] = []
     per_block = int(max(5 if each < 0.1 else 2, min(400, request["seconds"] / each)))
-    load, start = _other_load(), time.perf_counter()
-    for number in range(request["blocks"]):
-        if number and request["pause"]:
-            time.sleep(request["pause"])
-            session.run(names, feed)
-        block = []
+
+    def block() -> list[float]:
+        times = []
         for _ in range(per_block):
             tick = time.perf_counter_ns()
             session.run(names, feed)
-            block.append((time.perf_counter_ns() - tick) / 1e6)
-        blocks.append(block)
-    span = time.perf_counter() - start
-    return {"blocks": blocks, "memory_mb": memory, "other_load": (_other_load() - load) / max(span, 1e-6)}
+            times.append((time.perf_counter_ns() - tick) / 1e6)
+        return times
+
+    def rest() -> None:
+        if request["pause"]:
+            time.sleep(request["pause"])
+            session.run(names, feed)
+
+    blocks, load = calmest(block, rest, request["blocks"], request["most"], request["load"])
+    return {"blocks": blocks, "memory_mb": memory, "other_load": load}
+
+
+def calmest(
+    block: Callable[[], list[float]], rest: Callable[[], None], count: int, most: int, load: float
+) -> tuple[list[list[float]], float]:
+    """Measure blocks until ``count`` of them were not disturbed, or ``most`` were measured.
+
+    Args:
+        block: measures one.
+        rest: called between two.
+        count: how many are wanted.
+        most: how many are measured.
+        load: processors that others may use during one.
+
+    Returns:
+        the ``count`` least disturbed ones in the order of measuring, and the most that others used during one of them.
+    """
+    blocks: list[list[float]] = []
+    loads: list[float] = []
+    while len(blocks) < most and sum(seen < load for seen in loads) < count:
+        before, start = _other_load(), time.perf_counter()
+        if blocks:
+            rest()
+        blocks.append(block())
+        loads.append((_other_load() - before) / max(time.perf_counter() - start, 1e-6))
+    kept = sorted(sorted(range(len(blocks)), key=loads.__getitem__)[:count])
+    return [blocks[at] for at in kept], max(loads[at] for at in kept)
 
 
 def main() -> None:

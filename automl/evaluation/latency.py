@@ -24,11 +24,11 @@ from automl.device import Device, cores
 from automl.errors import AutomlError
 from automl.evaluation.quiet import quiet_machine
 
-#: Processors that other programs may use during a measurement.
+#: Processors that other programs may use during a block.
 _OTHER_LOAD = 0.5
-_ATTEMPTS = 4
-#: Blocks of a quick look, and of a thorough measurement with pauses between them, seconds.
-_QUICK, _THOROUGH = (5, 0.07, 0.0), (10, 0.12, 0.3)
+#: Of a quick look and of a thorough measurement: blocks, how many are measured at most where others disturb them, seconds
+#: of a block and of the pause before the next.
+_QUICK, _THOROUGH = (5, 10, 0.07, 0.0), (10, 40, 0.12, 0.3)
 #: What is remembered of a device: ratios slowest block / fastest block, the newest last.
 _REMEMBERED, _QUANTILE, _LARGEST_FACTOR = 60, 0.9, 1.6
 
@@ -145,14 +145,8 @@ class Timer:
         Raises:
             AutomlError: the file cannot be run on the device.
         """
-        answer: dict[str, Any] = {}
-        for _ in range(_ATTEMPTS if thorough else 2):
-            with quiet_machine():
-                latest = self._ask(Path(path), *(_THOROUGH if thorough else _QUICK))
-            if not answer or latest["other_load"] < answer["other_load"]:
-                answer = latest
-            if answer["other_load"] < _OTHER_LOAD:
-                break
+        with quiet_machine():
+            answer = self._ask(Path(path), *(_THOROUGH if thorough else _QUICK))
         blocks = tuple(float(np.median(block)) for block in answer["blocks"])
         calm = answer["other_load"] < _OTHER_LOAD
         if thorough and calm:
@@ -188,7 +182,7 @@ class Timer:
             device=self._name,
         )
 
-    def _ask(self, path: Path, blocks: int, seconds: float, pause: float) -> dict[str, Any]:
+    def _ask(self, path: Path, blocks: int, most: int, seconds: float, pause: float) -> dict[str, Any]:
         child = self._child if self._child is not None else self._start()
         request = {
             "path": str(path.resolve()),
@@ -196,6 +190,8 @@ class Timer:
             "threads": self.device.threads,
             "index": self.device.index,
             "blocks": blocks,
+            "most": most,
+            "load": _OTHER_LOAD,
             "seconds": seconds,
             "pause": pause,
         }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from automl.device import Device
 from automl.errors import AutomlError
+from automl.evaluation import _timer
 from automl.evaluation.latency import Latency, Steadiness, Timer, device_name, measure_latency
 from automl.export import export_onnx
 from tests._models import network, small_cnn
@@ -75,16 +76,14 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 
 class Scripted(Timer):
-    """Answers as a measuring process would, in the order given."""
+    """Answers as a measuring process would."""
 
-    def __init__(self, answers: list[dict[str, Any]], steadiness: Steadiness | None = None) -> None:
+    def __init__(self, answer: dict[str, Any], steadiness: Steadiness | None = None) -> None:
         super().__init__(CPU, steadiness)
-        self.answers = list(answers)
-        self.asked = 0
+        self.answer = answer
 
-    def _ask(self, path: Path, blocks: int, seconds: float, pause: float) -> dict[str, Any]:
-        self.asked += 1
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+    def _ask(self, path: Path, blocks: int, most: int, seconds: float, pause: float) -> dict[str, Any]:
+        return self.answer
 
 
 def answer(blocks: list[list[float]], load: float = 0.0) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def answer(blocks: list[list[float]], load: float = 0.0) -> dict[str, Any]:
 
 
 def test_the_numbers_of_a_measurement() -> None:
-    timer = Scripted([answer([[1.0, 1.0, 4.0], [2.0, 2.0, 2.0]])])
+    timer = Scripted(answer([[1.0, 1.0, 4.0], [2.0, 2.0, 2.0]]))
     found = timer.measure("unused.onnx")
     assert isinstance(found, Latency)
     assert found.blocks_ms == (1.0, 2.0)
@@ -106,22 +105,46 @@ def test_the_numbers_of_a_measurement() -> None:
 def test_a_quick_look_teaches_nothing_but_uses_what_is_known() -> None:
     steadiness = Steadiness()
     steadiness.note([1.0, 1.5])
-    found = Scripted([answer([[2.0], [2.1]])], steadiness).measure("unused.onnx", thorough=False)
+    found = Scripted(answer([[2.0], [2.1]]), steadiness).measure("unused.onnx", thorough=False)
     assert found.upper_ms == pytest.approx(3.0)
     assert steadiness.factor == pytest.approx(1.5)
 
 
-def test_a_disturbed_measurement_is_repeated_and_the_calmest_kept() -> None:
-    timer = Scripted([answer([[9.0]], 2.0), answer([[5.0]], 0.9), answer([[4.0]], 0.1), answer([[1.0]])])
-    found = timer.measure("unused.onnx")
-    assert timer.asked == 3 and found.median_ms == 4.0 and found.calm
-
-
 def test_a_machine_that_stays_busy_is_reported_and_not_learned_from() -> None:
-    timer = Scripted([answer([[9.0], [18.0]], 2.0), answer([[5.0], [6.0]], 1.0), answer([[7.0]], 3.0)])
+    timer = Scripted(answer([[9.0], [18.0]], 2.0))
     found = timer.measure("unused.onnx")
-    assert not found.calm and found.low_ms == 5.0
-    assert timer.asked == 4 and not timer.steadiness.known
+    assert not found.calm and found.low_ms == 9.0
+    assert not timer.steadiness.known
+
+
+def blocks_beside(loads: list[float], monkeypatch: pytest.MonkeyPatch, *, count: int, most: int) -> Any:
+    """What is kept of blocks, each of a second and numbered, during which others use so many processors."""
+    clock, busy, measured = [0.0], [0.0], []
+    monkeypatch.setattr(_timer.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(_timer, "_other_load", lambda: busy[0])
+
+    def block() -> list[float]:
+        clock[0] += 1.0
+        busy[0] += loads[len(measured)]
+        measured.append(len(measured))
+        return [float(measured[-1])]
+
+    kept, load = _timer.calmest(block, lambda: None, count, most, 0.5)
+    return [int(one[0]) for one in kept], load, len(measured)
+
+
+@pytest.mark.parametrize(
+    ("loads", "kept", "load", "measured"),
+    [
+        ([0.1, 0.2, 0.3, 0.0], [0, 1, 2], 0.3, 3),  # no more than are wanted
+        ([0.1, 2.0, 0.2, 0.6, 0.0], [0, 2, 4], 0.2, 5),  # only what was disturbed is measured again
+        ([0.9, 0.8, 0.1, 0.7, 0.6, 2.0], [2, 3, 4], 0.7, 6),  # until it takes too long
+    ],
+)
+def test_disturbed_blocks_are_measured_again(
+    loads: list[float], kept: list[int], load: float, measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert blocks_beside(loads, monkeypatch, count=3, most=6) == (kept, pytest.approx(load), measured)
 
 
 def test_a_small_file_is_measured(file: Path) -> None:
