@@ -17,7 +17,7 @@ def test_the_notes_of_the_machine_are_all_that_is_kept(
     home = tmp_path / "known"
     monkeypatch.setenv("AUTOML_HOME", str(home))
     monkeypatch.setattr("automl._bench._PATIENCE", 0.0)
-    monkeypatch.setattr("automl.evaluation.latency._THOROUGH", (2, 0.05, 0.0))
+    monkeypatch.setattr("automl.evaluation.latency._THOROUGH", (2, 2, 0.05, 0.0))
     monkeypatch.setattr("automl.evaluation.latency._OTHER_LOAD", 99.0)  # other tests may run beside this one
     spec = {
         "identity": {"dataset": "digits"}, "source": str(write("few-digits", tmp_path)), "weights_dirs": [],
