@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from strategy_pool.strategy import FITTING, FROZEN_METHODS
@@ -50,8 +51,14 @@ def fitting_augmentation(affinity: float | None) -> str:
     return "flips" if affinity is not None and affinity >= LEAST_AFFINITY else "light"
 
 
-def _mean(run: Run) -> float | None:
-    first = asked(run)
-    told = [outcome.metrics.get("affinity") for spec, outcome in run.finished if spec.candidate in first]
+def mean_affinity(told: Iterable[float | None]) -> float | None:
+    """The mean of what models told; None where none of them knows."""
     known = [affinity for affinity in told if affinity is not None]
     return sum(known) / len(known) if known else None
+
+
+def _mean(run: Run) -> float | None:
+    first = asked(run)
+    return mean_affinity(
+        outcome.metrics.get("affinity") for spec, outcome in run.finished if spec.candidate in first
+    )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automl.affinity import fitting_augmentation
+from automl.affinity import fitting_augmentation, mean_affinity
 from automl.errors import AutomlError, InputError
 from benchmarks import child
 from benchmarks.child import Spec
@@ -94,8 +94,6 @@ def told(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         AutomlError: a training has no score.
     """
     asked = [json.loads(trial["metrics"] or "{}").get("affinity") for trial in trials]
-    affinities = [affinity for affinity in asked if affinity is not None]
-    mean = sum(affinities) / len(affinities) if affinities else None
     trained = {}
     for trial in trials:
         policy = json.loads(trial["overrides"] or "{}").get("augmentation")
@@ -104,17 +102,13 @@ def told(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 raise AutomlError(
                     f"the training with '{policy}' ended as {trial['status']}: {trial['error']}"
                 )
-            trained[policy] = {
-                "score": trial["score"],
-                "epochs": int(trial["epochs"]),
-                "candidate": trial["candidate"],
-            }
+            trained[policy] = {"score": trial["score"], "epochs": int(trial["epochs"])}
     if len(trained) < len(POLICIES):
         raise AutomlError("a training is missing")
     return {
         "seconds": round(float(sum(trial["seconds"] for trial in trials)), 1),
-        "affinities": affinities,
-        "fitting": fitting_augmentation(mean),
+        "affinities": [affinity for affinity in asked if affinity is not None],
+        "fitting": fitting_augmentation(mean_affinity(asked)),
         "trained": trained,
     }
 

@@ -28,7 +28,7 @@ SUMMARY = "One recipe with flips and with crops on many datasets, and which of t
 
 EXAMPLE = (
     "automl bench augmentation --data parts=data/parts data/cells.csv --weights-dir weights "
-    "--network mobilenetv2_100.ra_in1k --splits 0,1"
+    "--network mobilenetv2_100.ra_in1k"
 )
 #: That the rule chooses from.
 POLICIES = ("flips", "light")
@@ -54,14 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--network", required=True, help="pretrained model that is trained")
     add("--recipe", default="full_plain_128", help="of the catalog (default %(default)s)")
     add(
-        "--splits", default="0,1", help="seeds of splits and trainings, comma-separated (default %(default)s)"
+        "--splits",
+        type=int,
+        default=2,
+        help="number of splits; their seeds are 0, 1, … (default %(default)s)",
     )
     add_resamples(parser)
     return parser
 
 
 def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
-    check_at_least(options, resamples=100)
+    check_at_least(options, splits=1, resamples=100)
     return [
         make_spec(
             options,
@@ -72,21 +75,9 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
             network=options.network,
             recipe=options.recipe,
         )
-        for split in _splits(options.splits)
+        for split in range(options.splits)
         for source in sources(options)
     ]
-
-
-def _splits(text: str) -> list[int]:
-    from automl.errors import InputError
-
-    try:
-        found = sorted({int(part) for part in text.split(",") if part.strip()})
-    except ValueError:
-        found = []
-    if not found or found[0] < 0:
-        raise InputError(f"--splits is '{text}'; it is a list of whole numbers from 0, for instance 0,1")
-    return found
 
 
 def _gain(cell: Cell) -> float:
