@@ -214,7 +214,7 @@ def plain_reference(
     rng, place = np.random.default_rng(seed), torch.device(device())
     labels, classes = np.asarray(dataset.labels), len(dataset.class_names)
     rows, pictures = dataset.indices("development"), dataset.images()
-    model = _network(backbone, classes).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = plain_network(backbone, classes).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     counts = np.bincount(labels[rows], minlength=classes)
     prior = torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(rows))).float().to(place)
@@ -228,7 +228,7 @@ def plain_reference(
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * 0.5 * (1 + math.cos(math.pi * share))
         crops = np.stack([random_crop(picture, side, rng) for picture in pictures[now]])
-        logits = model(_tensor(crops, place))
+        logits = model(as_tensor(crops, place))
         loss = F.cross_entropy(logits + prior, torch.from_numpy(labels[now]).to(place))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -244,7 +244,7 @@ def plain_reference(
     test, level, parts = dataset.indices("test"), dataset.images(side), []
     with torch.inference_mode():
         for begin in range(0, len(test), 64):
-            parts.append(model(_tensor(level[test[begin : begin + 64]], place)).argmax(1).cpu().numpy())
+            parts.append(model(as_tensor(level[test[begin : begin + 64]], place)).argmax(1).cpu().numpy())
     return Answer(np.concatenate(parts).astype(np.int64), details, round(took, 2))
 
 
@@ -270,7 +270,8 @@ def random_crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.
     return pixels
 
 
-def _network(backbone: Backbone, classes: int) -> torch.nn.Module:
+def plain_network(backbone: Backbone, classes: int) -> torch.nn.Module:
+    """A pretrained network with a linear head, float ``[n, 3, H, W]`` in 0..255 → logits ``[n, C]``."""
     import torch
 
     from search_spaces.backbones import create_backbone
@@ -295,7 +296,7 @@ def _network(backbone: Backbone, classes: int) -> torch.nn.Module:
     return Network()
 
 
-def _tensor(images: np.ndarray, place: torch.device) -> torch.Tensor:
+def as_tensor(images: np.ndarray, place: torch.device) -> torch.Tensor:
     """uint8 ``[n, H, W, 3]`` → float ``[n, 3, H, W]`` in 0..255."""
     import torch
 

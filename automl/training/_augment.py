@@ -2,7 +2,8 @@
 
 Geometry (crop, scale, flip, rotation, shear, shift) is composed into one affine map per image and
 sampled once; colour is one affine map of the channels per image. So any strength costs one
-resampling per image, which on a CPU is small beside a training step.
+resampling per image, which on a CPU is small beside a training step. Where nothing is turned or sheared it
+is the resize of a box of whole pixels, which is quicker.
 
 Sources: random resized crop as in Szegedy et al. 2015; RandAugment (Cubuk et al. 2020, table 1);
 TrivialAugment (Müller & Hutter 2021, algorithm 1); mixup (Zhang et al. 2018); cutmix (Yun et al. 2019).
@@ -11,6 +12,7 @@ TrivialAugment (Müller & Hutter 2021, algorithm 1); mixup (Zhang et al. 2018); 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +93,7 @@ class Augment:
 
     def __call__(self, images: Tensor, side: int) -> Tensor:
         """Return float images ``[N, 3, side, side]`` in 0..255 from uint8 ``[N, H, W, 3]``."""
-        x = images.permute(0, 3, 1, 2).float()
+        pictures = images.permute(0, 3, 1, 2)
         p, n = self.policy, len(images)
         drawn = self._draw(n)
         rotate = self._signed(n) * p.rotate + drawn["rotate"] * 30
@@ -108,17 +110,25 @@ class Augment:
         flip_x, flip_y = self._flip(n, p.hflip), self._flip(n, p.vflip)
         shear_x = self._signed(n) * p.shear + drawn["shear_x"] * 0.3
         shear_y = drawn["shear_y"] * 0.3
-        cos, sin = angle.cos(), angle.sin()
-        theta = torch.zeros(n, 2, 3)
-        theta[:, 0, 0] = width * flip_x * cos
-        theta[:, 0, 1] = height * flip_y * (-sin + shear_x)
-        theta[:, 1, 0] = width * flip_x * (sin + shear_y)
-        theta[:, 1, 1] = height * flip_y * cos
-        theta[:, 0, 2], theta[:, 1, 2] = shift_x, shift_y
-        if p == POLICIES["none"] and x.shape[2] == side:
-            return x
-        grid = F.affine_grid(theta, [n, 3, side, side], align_corners=False)
-        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        if not (p.rotate or p.shear or p.operations):
+            x = mirrored(
+                cropped(pictures, side, shift_x, shift_y, width, height), flip_x < 0, flip_y < 0
+            ).float()
+        else:
+            cos, sin = angle.cos(), angle.sin()
+            theta = torch.zeros(n, 2, 3)
+            theta[:, 0, 0] = width * flip_x * cos
+            theta[:, 0, 1] = height * flip_y * (-sin + shear_x)
+            theta[:, 1, 0] = width * flip_x * (sin + shear_y)
+            theta[:, 1, 1] = height * flip_y * cos
+            theta[:, 0, 2], theta[:, 1, 2] = shift_x, shift_y
+            x = F.grid_sample(
+                pictures.float(),
+                affine_grid(theta, side),
+                mode="bilinear",
+                padding_mode="reflection",
+                align_corners=False,
+            )
         x = self._colour(x, drawn)
         return self._erase(x) if p.erase else x
 
@@ -171,6 +181,55 @@ class Augment:
         columns = (axis >= left[:, None]) & (axis < (left + size)[:, None])
         mask = (rows[:, :, None] & columns[:, None, :] & hit[:, None, None]).unsqueeze(1)
         return torch.where(mask, x.mean(dim=(2, 3), keepdim=True), x)
+
+
+def cropped(
+    pictures: Tensor, side: int, shift_x: Tensor, shift_y: Tensor, width: Tensor, height: Tensor
+) -> Tensor:
+    """A box of each picture, to the next whole pixel, resized bilinearly.
+
+    Args:
+        pictures: uint8 ``[N, C, H, W]``.
+        side: of what comes back.
+        shift_x, shift_y: ``[N]``, from the middle of the picture to that of its box, in half pictures.
+        width, height: ``[N]``, shares of the picture's.
+
+    Returns:
+        uint8 ``[N, C, side, side]``, of which the channels lie together in memory.
+    """
+    rows, columns = pictures.shape[2:]
+    resize = partial(F.interpolate, size=(side, side), mode="bilinear")
+    if bool((width == 1).all()) and bool((height == 1).all()):
+        return pictures.clone() if rows == columns == side else resize(pictures)
+
+    def span(shift: Tensor, share: Tensor, whole: int) -> list[list[int]]:
+        length = (share * whole).round().long().clamp(1, whole)
+        first = ((shift + 1 - share) / 2 * whole).round().long().clamp(min=0)
+        first = torch.minimum(first, whole - length)
+        return torch.stack([first, first + length], dim=1).tolist()
+
+    n, channels = pictures.shape[:2]
+    out = torch.empty(n, side, side, channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+    boxes = zip(span(shift_y, height, rows), span(shift_x, width, columns), strict=True)
+    for at, ((top, bottom), (left, right)) in enumerate(boxes):
+        out[at] = resize(pictures[at : at + 1, :, top:bottom, left:right])[0]
+    return out
+
+
+def mirrored(pictures: Tensor, horizontally: Tensor, vertically: Tensor) -> Tensor:
+    """Pictures ``[N, C, H, W]``, changed in place: those chosen (bool ``[N]``) with left and right, top and bottom swapped."""
+    for chosen, axis in ((horizontally, 3), (vertically, 2)):
+        if chosen.any():
+            pictures[chosen] = pictures[chosen].flip(axis)
+    return pictures
+
+
+def affine_grid(theta: Tensor, side: int) -> Tensor:
+    """What ``F.affine_grid`` returns for ``theta`` ``[N, 2, 3]`` without aligned corners, ``[N, side, side, 2]``, sooner."""
+    middles = (2 * torch.arange(side) + 1) / side - 1
+    along = theta[:, :, 0, None] * middles
+    across = theta[:, :, 1, None] * middles + theta[:, :, 2, None]
+    return (along[:, :, None, :] + across[:, :, :, None]).permute(0, 2, 3, 1)
 
 
 def mix(

@@ -1,7 +1,8 @@
 """Overhead: what a submit spends besides training, how well it keeps its budget, and the memory it takes.
 
 Each dataset is submitted in a process of its own, on an empty home folder, as on a new machine. Times are read
-from the run folder: a trial ends when its outcome is written.
+from the run folder: a trial ends when its outcome is written. What a trial costs besides its training is told by trials
+that do nothing, and how quickly it trains by two trials beside two bare loops.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
         specs = _plan(options)
         failed = _run_cells(specs)
         empty = _run_empty(options, failed)
+        training = _run_training(options, specs, failed)
         cells = [
             json.loads(Path(spec["target"]).read_text()) for spec in specs if Path(spec["target"]).exists()
         ]
@@ -40,9 +42,9 @@ def run(argv: Sequence[str]) -> int:
         return 2
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
-    if not cells and not empty:
+    if not cells and not empty and not training:
         return 1
-    summary = summarise(cells, empty)
+    summary = summarise(cells, empty, training)
     publish(Path(options.results), NAME, summary, to_markdown(summary))
     return 1 if failed else 0
 
@@ -62,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--budget", default="4m", help="wall-clock time of each submit (default 4m)")
     add("--workers", type=int, default=None, help="trials at a time (default one per core)")
     add("--empty", type=int, default=0, metavar="N", help="also run N trials that do nothing, 2 or more")
+    add("--train", action="append", default=[], metavar="NETWORK",
+        help="also train this pretrained model on the first data, in two trials and in two bare loops; repeatable")  # fmt: skip
+    add("--rounds", type=int, default=3, help="of that (default %(default)s)")
     return parser
 
 
@@ -79,6 +84,10 @@ def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
         raise InputError(f"--workers is {options.workers}; it is at least 1")
     if options.seed < 0:
         raise InputError(f"--seed is {options.seed}; it is at least 0")
+    if options.train and not (options.data and options.weights_dir):
+        raise InputError("--train needs --data PATH and --weights-dir FOLDER")
+    if options.rounds < 1:
+        raise InputError(f"--rounds is {options.rounds}; it is at least 1")
     for folder in options.weights_dir:
         if not Path(folder).is_dir():
             raise InputError(f"weights folder '{folder}' does not exist or is not a folder")
@@ -226,10 +235,48 @@ def _run_empty(options: argparse.Namespace, failed: list[str]) -> dict[str, Any]
     return found
 
 
+def _run_training(
+    options: argparse.Namespace, specs: Sequence[Mapping[str, Any]], failed: list[str]
+) -> list[dict[str, Any]]:
+    """Train in trials and in bare loops, in a process of its own, with the memory settings of a search's workers."""
+    if not options.train:
+        return []
+    from automl.machine import KEEP_PAGES
+    from benchmarks.cells import write_text
+    from benchmarks.processes import measured
+
+    work = Path(options.work).resolve() / "training"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    asked = {
+        "source": specs[0]["source"], "seed": options.seed,
+        "columns": dict(column.split("=", 1) for column in specs[0]["settings"]["columns"] if "=" in column),
+        "weights_dirs": specs[0]["weights_dirs"], "networks": options.train, "rounds": options.rounds,
+        "work": str(work),
+    }  # fmt: skip
+    write_text(work / "asked.json", json.dumps(asked))
+    print(f"training of {', '.join(options.train)} …", file=sys.stderr, flush=True)
+    done = measured(
+        ["benchmarks.suites._overhead_training", str(work / "asked.json")],
+        work / "log.txt",
+        home=work / "home",
+        environment=KEEP_PAGES,
+    )
+    if done.code != 0:
+        failed.append(f"training: exit code {done.code}: {done.why()} (see {done.log})")
+        return []
+    found: list[dict[str, Any]] = json.loads(done.output.strip().splitlines()[-1])
+    return [{"dataset": specs[0]["dataset"], **one} for one in found]
+
+
 # --- the table --------------------------------------------------------------------------------------
 
 
-def summarise(cells: Sequence[Mapping[str, Any]], empty: Mapping[str, Any] | None) -> dict[str, Any]:
+def summarise(
+    cells: Sequence[Mapping[str, Any]],
+    empty: Mapping[str, Any] | None,
+    training: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """All cells with their settings, and what the limit on the budget says of them."""
     from benchmarks.environment import environment
     from benchmarks.processes import MEMORY_IS
@@ -244,6 +291,7 @@ def summarise(cells: Sequence[Mapping[str, Any]], empty: Mapping[str, Any] | Non
         "memory_is": MEMORY_IS,
         "datasets": rows,
         "empty": dict(empty) if empty else None,
+        "training": list(training),
         "commits": sorted({str(row["commit"]) for row in rows}),
         "environment": environment(),
     }
@@ -292,6 +340,10 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
             f"{empty['trials']} trials that do nothing, {empty['workers']} at a time with Ray: the first ends after "
             f"{empty['first']:.2f} s, Ray's start among them; each further one takes {empty['each']:.4f} s.",
         ]
+    if summary["training"]:
+        from benchmarks.suites._overhead_training import to_lines
+
+        lines += ["", *to_lines(summary["training"])]
     commits = f"Runs of commits {', '.join(summary['commits'])}. " if summary["commits"] else ""
     lines += ["", f"{commits}{describe(summary['environment'])}.", ""]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from automl.training._augment import POLICIES, Augment, Policy, mix
+from automl.training._augment import POLICIES, Augment, Policy, affine_grid, cropped, mix
 from strategy_pool.strategy import AUGMENTATIONS
 from tests._models import pictures
 
@@ -85,6 +85,45 @@ def test_a_certain_flip_mirrors_left_and_right() -> None:
     images = pictures(3)
     out = by(Policy(hflip=1.0), images)
     torch.testing.assert_close(out, images.permute(0, 3, 1, 2).float().flip(3), atol=1e-2, rtol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([20, 32, 40]))
+def test_a_crop_is_a_resized_box_of_whole_pixels(seed: int, side: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=rng).permute(0, 3, 1, 2)
+    width, height = torch.rand(3, generator=rng), torch.rand(3, generator=rng)
+    shift = torch.rand(2, 3, generator=rng) * 2 - 1
+    shift_x, shift_y = shift[0] * (1 - width), shift[1] * (1 - height)
+    out = cropped(images, side, shift_x, shift_y, width, height)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    for at, image in enumerate(images):
+        left, top = (
+            (float(s[at]) + 1 - float(share[at])) / 2 * 32
+            for s, share in ((shift_x, width), (shift_y, height))
+        )
+        w, h = (max(1, round(32 * float(share[at]))) for share in (width, height))
+        x, y = min(round(left), 32 - w), min(round(top), 32 - h)
+        box = image[None, :, y : y + h, x : x + w].float()
+        grid = affine_grid(torch.eye(2, 3)[None], side)
+        wanted = torch.nn.functional.grid_sample(box, grid, padding_mode="border", align_corners=False)
+        torch.testing.assert_close(out[at].float(), wanted[0], atol=1.5, rtol=0)
+
+
+def test_the_input_is_not_what_whole_pictures_come_back_in() -> None:
+    images = pictures(2).permute(0, 3, 1, 2)
+    nothing, all_of_it = torch.zeros(2), torch.ones(2)
+    out = cropped(images, images.shape[2], nothing, nothing, all_of_it, all_of_it)
+    assert torch.equal(out, images)
+    assert out.data_ptr() != images.data_ptr()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_the_grid_is_that_of_torch(seed: int, side: int) -> None:
+    theta = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(seed))
+    wanted = torch.nn.functional.affine_grid(theta, [4, 3, side, side], align_corners=False)
+    torch.testing.assert_close(affine_grid(theta, side), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_crops_show_a_part_at_a_larger_scale() -> None:
