@@ -39,6 +39,7 @@ class Run:
         self.workers = 1
         self.clock = Clock(time.monotonic(), None if task.max_trials else task.budget.seconds)
         self.finished: list[tuple[TrialSpec, Outcome]] = []
+        self.all_landmarks: list[Candidate] = []
         self.sources: dict[str, str] = {}
         self.history: Any = None
         self.interrupted = False

@@ -241,10 +241,12 @@ def prepare(specs: Sequence[Spec], options: argparse.Namespace) -> None:
     from automl.errors import InputError
     from automl.wording import plural
     from benchmarks.peers import PEERS, python_of
+    from benchmarks.transfer import TRANSFER
 
     missing = [spec for spec in specs if not Path(spec["target"]).exists()]
-    for method in sorted({spec["identity"]["method"] for spec in missing} & set(PEERS)):
-        python_of(method)
+    methods = {spec["identity"]["method"] for spec in missing}
+    for peer in sorted({TRANSFER[m].peer if m in TRANSFER else m for m in methods} & set(PEERS)):
+        python_of(peer)
     asked = {
         json.dumps([spec["source"], spec["settings"]["columns"], spec["settings"]["limits"]]): spec
         for spec in missing

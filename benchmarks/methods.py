@@ -124,7 +124,11 @@ METHODS: Mapping[str, Method] = {
     **{name: Method(one.title, partial(submitted, searcher=name)) for name, one in SEARCHERS.items()},
     "logreg": Method("logistic regression on frozen features of the best backbone", logreg, alone=False),
     "plain": Method("plain fine-tuning of the best backbone", plain, alone=False),
-    **{name: Method(one.title, partial(peer, name), alone=False) for name, one in peers.PEERS.items()},
+    **{
+        name: Method(one.title, partial(peer, name), alone=False)
+        for name, one in peers.PEERS.items()
+        if one.answers
+    },
 }
 
 

@@ -13,7 +13,8 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from automl.candidate import Candidate
 from automl.choose import Chooser
 from automl.plan import PhasedProposer, Refit
 from automl.run import Run
+from benchmarks.transfer import TRANSFER, TransferSearcher
 from strategy_pool.strategy import FROZEN_METHODS, Strategy, search_space
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ class Searcher:
         """A seed of its own, so that two searchers that begin with random draws don't begin with the same ones."""
         return (seed + zlib.crc32(self.title.encode())) % 2**31
 
+    @contextmanager
+    def proposing(self, run: Run) -> Iterator[Study]:
+        """What proposes the trials of a run, until the end of the context."""
+        yield Study(run.pool, run.catalog, self, run.macs, self.seed(run.task.seed))
+
 
 def _random(seed: int) -> optuna.samplers.BaseSampler:
     import optuna
@@ -82,13 +89,14 @@ def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.NSGAIISampler(seed=seed, population_size=8)
 
 
-SEARCHERS: Mapping[str, Searcher] = {
+OPTUNA: Mapping[str, Searcher] = {
     "random": Searcher("random search", _random),
     "tpe": Searcher("Optuna's tree-structured Parzen estimator", _tpe),
     "nsga2": Searcher("Optuna's NSGA-II: score against multiply-accumulates", _nsga2, frugal=True),
     "asha": Searcher("random search with asynchronous successive halving", _random, brackets=1),
     "hyperband": Searcher("random search with asynchronous Hyperband", _random, brackets=3),
 }
+SEARCHERS: Mapping[str, Searcher | TransferSearcher] = {**OPTUNA, **TRANSFER}
 
 
 @dataclass
@@ -196,7 +204,7 @@ class Study:
 class SearcherRun(Run):
     """A submit whose trials a searcher proposes, and whose model is its best trial, trained on."""
 
-    def run_trials(self, searcher: Searcher) -> None:
+    def run_trials(self, searcher: Searcher | TransferSearcher) -> None:
         """Run trials until the time for them is over."""
         from automl.machine import trial_resources
         from automl.search import Halving, SearchDisplay, run_search
@@ -204,10 +212,12 @@ class SearcherRun(Run):
         began = time.monotonic()
         self.rounds = None
         self.choose_images()
-        study = Study(self.pool, self.catalog, searcher, self.macs, searcher.seed(self.task.seed))
-        self.phases = PhasedProposer([], lambda: study, self._refits, self.clock)
         allotment = self.clock.allotment()
-        with SearchDisplay(lambda: self.clock.final - began, quiet=self.quiet) as display:
+        with (
+            searcher.proposing(self) as study,
+            SearchDisplay(lambda: self.clock.final - began, quiet=self.quiet) as display,
+        ):
+            self.phases = PhasedProposer([], lambda: study, self._refits, self.clock)
             end = run_search(
                 self.phases,  # type: ignore[arg-type]
                 self._make_spec,

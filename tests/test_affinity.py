@@ -15,6 +15,8 @@ from automl.affinity import LEAST_AFFINITY, asked, fitting_augmentation, say_fin
 from automl.candidate import Candidate
 from automl.data import Dataset, load_dataset
 from automl.records import Outcome
+from automl.run import Run
+from automl.task import Task
 from automl.training import affinity_upside_down, fit_logistic, frozen_features
 from automl.training._augment import POLICIES
 from automl.trial import run_trial
@@ -138,6 +140,13 @@ def test_what_is_left_open_is_settled(method: str, augmentation: str, policy: st
 def test_images_that_have_an_upright_are_not_turned_over() -> None:
     strategy = settled(told(0.5), recipe("full", augmentation=FITTING))
     assert POLICIES[strategy["augmentation"]].vflip == 0.0
+
+
+def test_without_first_models_images_are_taken_for_upright(tmp_path: Path) -> None:
+    """A searcher of the benchmarks runs none."""
+    run = Run(Task.make(tmp_path, budget="1m"), tmp_path / "run", False, (), True)
+    assert asked(run) == []
+    assert settled(run, recipe("full", augmentation=FITTING))["augmentation"] == "light"
 
 
 def test_recipes_leave_it_open_unless_they_are_about_it() -> None:

@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,14 @@ class Peer:
         packages: what pip installs.
         module: what has to be importable then.
         script: file of this folder that runs in its environment.
+        answers: whether the script judges images itself; else it proposes trials (:mod:`benchmarks.transfer`).
     """
 
     title: str
     packages: tuple[str, ...]
     module: str
     script: str
+    answers: bool = True
 
 
 PEERS: Mapping[str, Peer] = {
@@ -61,6 +64,13 @@ PEERS: Mapping[str, Peer] = {
         ("autogluon.multimodal>=1.2",),
         "autogluon.multimodal",
         "autogluon_multimodal.py",
+    ),
+    "syne-tune": Peer(
+        "Syne Tune's searchers that learn from earlier tasks",
+        ("syne-tune>=0.16", "huggingface_hub"),
+        "syne_tune.optimizer.schedulers.transfer_learning.zero_shot",
+        "syne_tune_searchers.py",
+        answers=False,
     ),
 }
 
@@ -147,14 +157,11 @@ def answer(
         "arguments": dict(backbone.arguments), "side": _SIDE,
     }  # fmt: skip
     (work / "spec.json").write_text(json.dumps(spec))
-    # Nothing of this environment is for the other one.
-    hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
     with open(work / "log.txt", "wb") as log:
         try:
             code = subprocess.run(
                 [str(python), str(Path(__file__).parent / PEERS[name].script), str(work)],
-                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, env=environment,
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, env=_environment(),
                 cwd=work, timeout=_PATIENCE * seconds + _SLACK,
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -168,6 +175,42 @@ def answer(
     shutil.rmtree(work, ignore_errors=True)
     details = {"backbone": backbone.name, "resolution": _SIDE, **told, "versions": _versions(name)}
     return Answer(predicted, details, told["training_seconds"])
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of this environment is for the other one."""
+    hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    return {key: value for key, value in os.environ.items() if key not in hidden}
+
+
+@contextmanager
+def talking(name: str, log: Path) -> Iterator[subprocess.Popen[str]]:
+    """A peer's script as a process that reads lines and answers with lines, until the end of the context.
+
+    Args:
+        name: of the peer.
+        log: file for its standard error.
+
+    Raises:
+        InputError: the peer is not installed.
+    """
+    command = [str(python_of(name)), str(Path(__file__).parent / PEERS[name].script)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(log, "wb") as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=_environment(),
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _versions(name: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from automl.engine import submit
 from automl.task import Task
 from benchmarks import anytime
 from benchmarks.comparison import balanced_accuracy
-from benchmarks.searchers import SEARCHERS, Study, best_trial, submit_with
+from benchmarks.searchers import OPTUNA, Study, best_trial, submit_with
 from strategy_pool.strategy import load_catalog, search_space
 from tests.conftest import write_shapes
 
@@ -32,10 +32,10 @@ MACS = {("a", 64, "fp32"): 10.0, ("b", 64, "fp32"): 20.0}
 
 
 def study(name: str, seed: int = 0) -> Study:
-    return Study(POOL, CATALOG, SEARCHERS[name], MACS, seed)
+    return Study(POOL, CATALOG, OPTUNA[name], MACS, seed)
 
 
-@pytest.mark.parametrize("name", sorted(SEARCHERS))
+@pytest.mark.parametrize("name", sorted(OPTUNA))
 def test_proposals_are_new_allowed_and_within_the_ranges(name: str) -> None:
     asked = study(name)
     allowed = {(c.triple, c.strategy) for c in POOL}
@@ -52,7 +52,7 @@ def test_proposals_are_new_allowed_and_within_the_ranges(name: str) -> None:
         asked.observe(candidate, None if number % 5 == 0 else number / 25, {"size_mb<=1": -0.5}, "completed")
 
 
-@pytest.mark.parametrize("name", sorted(SEARCHERS))
+@pytest.mark.parametrize("name", sorted(OPTUNA))
 def test_the_same_seed_proposes_the_same(name: str) -> None:
     first, again, other = study(name), study(name), study(name, seed=1)
     told = [[one.propose() for _ in range(5)] for one in (first, again, other)]
@@ -62,13 +62,13 @@ def test_the_same_seed_proposes_the_same(name: str) -> None:
 def test_searchers_begin_with_draws_of_their_own() -> None:
     first = {
         name: [Study(POOL, CATALOG, one, MACS, one.seed(0)).propose() for _ in range(2)]
-        for name, one in SEARCHERS.items()
+        for name, one in OPTUNA.items()
     }
     assert len({tuple(map(str, proposals)) for proposals in first.values()}) > 3
 
 
 def test_the_estimator_proposes_from_the_fifth_trial_on() -> None:
-    tpe, random = (Study(POOL, CATALOG, SEARCHERS[name], MACS, 3) for name in ("tpe", "random"))
+    tpe, random = (Study(POOL, CATALOG, OPTUNA[name], MACS, 3) for name in ("tpe", "random"))
     same = []
     for number in range(8):
         for asked in (tpe, random):
@@ -102,7 +102,7 @@ def test_what_was_never_asked_for_or_has_no_score_does_no_harm() -> None:
 
 def test_a_small_space_is_exhausted() -> None:
     only = [Candidate("a", 64, "fp32", "knn_last")]
-    asked = Study(only, CATALOG, SEARCHERS["random"], MACS, 0)
+    asked = Study(only, CATALOG, OPTUNA["random"], MACS, 0)
     found = [asked.propose() for _ in range(30)]
     assert found[0] is not None and found[-1] is None
 
