@@ -39,12 +39,14 @@ class TransferSearcher:
         peer: in whose environment it is asked.
         method: what its script calls it.
         brackets: of asynchronous successive halving; 0 lets every trial end.
+        listens: whether it is told how trials end; others learn from earlier tasks alone.
     """
 
     title: str
     peer: str
     method: str
     brackets: int = 0
+    listens: bool = False
 
     @contextmanager
     def proposing(self, run: Run) -> Iterator[Asked]:
@@ -55,20 +57,20 @@ class TransferSearcher:
         """
         from strategy_pool.shipped import shipped
 
-        trials, _tasks = shipped(run.dataset.sketch)
-        learned = history(trials, run.catalog)
+        learned = history(*shipped(run.dataset.sketch), run.catalog)
         # Of a precision that was never tried nothing can be learned, not even that it takes longer.
-        tried = {seen["precision"] for of_task in learned.values() for seen, _score in of_task}
+        tried = {seen["precision"] for of_task in learned.values() for seen, _score in of_task["tried"]}
         pool = [c for c in run.pool if c.precision in tried] or list(run.pool)
         told = {
             "method": self.method,
             "seed": run.task.seed,
             "configurations": [configuration(c, run.catalog[c.strategy]) for c in pool],
+            "features": {name: float(value) for name, value in run.features.items() if value is not None},
             "history": learned,
         }
         with peers.talking(self.peer, run.folder / "search" / f"{self.peer}.txt") as process:
             _say(process, told)
-            yield Asked(process, pool)
+            yield Asked(process, pool, self.listens)
 
 
 TRANSFER: Mapping[str, TransferSearcher] = {
@@ -80,6 +82,12 @@ TRANSFER: Mapping[str, TransferSearcher] = {
         "syne-tune",
         "quantiles",
         brackets=1,
+    ),
+    "quick-tune": TransferSearcher(
+        "Quick-Tune-Tool's optimizer, its predictor trained on that history, asked for whole trainings",
+        "quick-tune",
+        "quick-tune",
+        listens=True,
     ),
 }
 
@@ -95,9 +103,13 @@ def configuration(candidate: Candidate, recipe: Strategy) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def history(trials: pd.DataFrame, catalog: Mapping[str, Strategy]) -> dict[str, list[list[Any]]]:
-    """Per task what was tried of the catalog without changes, and its score."""
-    found: dict[str, list[list[Any]]] = {}
+def history(
+    trials: pd.DataFrame, tasks: pd.DataFrame, catalog: Mapping[str, Strategy]
+) -> dict[str, dict[str, Any]]:
+    """Per task its ``features``, and what was ``tried`` of the catalog without changes: pairs of configuration and score."""
+    found: dict[str, dict[str, Any]] = {
+        task.task_id: {"features": json.loads(task.features), "tried": []} for task in tasks.itertuples()
+    }
     for row in trials.itertuples():
         if row.status != "completed" or row.strategy not in catalog or json.loads(row.overrides or "{}"):
             continue
@@ -105,8 +117,8 @@ def history(trials: pd.DataFrame, catalog: Mapping[str, Strategy]) -> dict[str, 
             continue
         candidate = Candidate(row.architecture, int(row.resolution), row.precision, row.strategy)
         told = configuration(candidate, catalog[row.strategy])
-        found.setdefault(row.task_id, []).append([told, float(row.score)])
-    return found
+        found[row.task_id]["tried"].append([told, float(row.score)])
+    return {task: told for task, told in found.items() if told["tried"]}
 
 
 @dataclass
@@ -116,10 +128,12 @@ class Asked:
     Args:
         process: that was told all there is.
         pool: candidates, in the order in which it knows them.
+        listens: whether it is told how trials end.
     """
 
     process: subprocess.Popen[str]
     pool: Sequence[Candidate]
+    listens: bool = False
     done: bool = field(default=False, init=False)
 
     def propose(self, busy: Sequence[Candidate] = (), seconds_left: float | None = None) -> Candidate | None:
@@ -139,8 +153,12 @@ class Asked:
         self.done = place is None
         return None if place is None else self.pool[place]
 
-    def observe(self, candidate: Candidate, *_told: object, **_more: object) -> None:
-        """These searchers learn from earlier tasks alone."""
+    def observe(self, candidate: Candidate, score: float | None, *_told: object, **_more: object) -> None:
+        """Take in how a trial ended."""
+        if not self.listens or candidate not in self.pool:
+            return
+        known = score is not None and math.isfinite(score)
+        _say(self.process, {"place": self.pool.index(candidate), "score": score if known else None})
 
 
 def _say(process: subprocess.Popen[str], what: Any) -> None:

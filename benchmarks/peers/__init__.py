@@ -72,6 +72,13 @@ PEERS: Mapping[str, Peer] = {
         "syne_tune_searchers.py",
         answers=False,
     ),
+    "quick-tune": Peer(
+        "Quick-Tune-Tool's optimizer",
+        ("quicktunetool>=0.0.4", "requests"),
+        "qtt.optimizers",
+        "quick_tune_optimizer.py",
+        answers=False,
+    ),
 }
 
 

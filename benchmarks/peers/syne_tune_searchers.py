@@ -1,7 +1,7 @@
 """Syne Tune's searchers that learn from earlier tasks; runs in an environment of its own and imports nothing of this project.
 
 The first line of standard input is a JSON object: ``method``, ``seed``, ``configurations`` (that may be tried) and ``history``
-(task → list of ``[configuration, score]``, higher is better). Each further line asks for a configuration; the answer is one
+(task → ``tried``, a list of ``[configuration, score]``, higher is better). Each further line asks for a configuration; the answer is one
 line with its place in ``configurations``, or ``null`` when all were given out. None comes twice.
 
 Syne Tune draws from a product of ranges, but not every recipe goes with every network; so what it draws are the configurations
@@ -53,17 +53,17 @@ def rows(configurations: Sequence[Configuration], within: Mapping[str, Any]) -> 
 
 
 def evaluations(
-    history: Mapping[str, Sequence[Sequence[Any]]], within: Mapping[str, Any], sign: int
+    history: Mapping[str, Mapping[str, Any]], within: Mapping[str, Any], sign: int
 ) -> dict[str, TransferLearningTaskEvaluations]:
     """Of each earlier task what was tried and how it did."""
     return {
         task: TransferLearningTaskEvaluations(
             configuration_space=dict(within),
-            hyperparameters=rows([configuration for configuration, _score in tried], within),
+            hyperparameters=rows([configuration for configuration, _score in of["tried"]], within),
             objectives_names=[METRIC],
-            objectives_evaluations=sign * np.array([score for _, score in tried]).reshape(-1, 1, 1, 1),
+            objectives_evaluations=sign * np.array([score for _, score in of["tried"]]).reshape(-1, 1, 1, 1),
         )
-        for task, tried in history.items()
+        for task, of in history.items()
     }
 
 
@@ -144,7 +144,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     answers, sys.stdout = sys.stdout, sys.stderr  # Syne Tune prints how long things take
     asked = json.loads(sys.stdin.readline())
-    tried = [configuration for of_task in asked["history"].values() for configuration, _score in of_task]
+    tried = [configuration for of in asked["history"].values() for configuration, _score in of["tried"]]
     within = space([*asked["configurations"], *tried])
     learned = len(asked["history"]) > 1 and bool(within)
     ask = METHODS[asked["method"]](asked, within) if learned else at_random(asked)

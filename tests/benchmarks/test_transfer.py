@@ -22,6 +22,12 @@ from strategy_pool.strategy import load_catalog
 CATALOG = load_catalog()
 RECIPES = ("knn_last", "full_plain", "full_plain_128", "probe_then_full_light")
 POOL = [Candidate(net, side, "fp32", recipe) for net in ("a", "b") for side in (64, 96) for recipe in RECIPES]
+TASKS = pd.DataFrame(
+    {
+        "task_id": ["one", "two", "three", "untried"],
+        "features": [json.dumps({"images": n, "classes": 2}) for n in (50, 60, 70, 80)],
+    }
+)
 NEVER_TRIED = Candidate("a", 64, "int8", "full_plain")
 
 SCRIPT = """
@@ -30,10 +36,17 @@ import json, os, sys
 told = json.loads(sys.stdin.readline())
 with open(os.path.join(os.path.dirname(__file__), "told.json"), "w") as handle:
     json.dump({**told, "hidden": os.environ.get("PYTHONPATH")}, handle)
-for place, line in enumerate(sys.stdin):
+place, heard = 0, []
+for line in sys.stdin:
+    if json.loads(line) != "next":
+        heard.append(json.loads(line))
+        continue
     if place == FAILS:
         sys.exit("no")
     print(json.dumps(place if place < len(told["configurations"]) else None), flush=True)
+    place += 1
+with open(os.path.join(os.path.dirname(__file__), "heard.json"), "w") as handle:
+    json.dump(heard, handle)
 """
 
 
@@ -41,8 +54,9 @@ def run_of(folder: Path) -> Any:
     return SimpleNamespace(
         dataset=SimpleNamespace(sketch=()),
         task=SimpleNamespace(seed=3),
-        pool=POOL,
+        pool=[*POOL, NEVER_TRIED],
         catalog=CATALOG,
+        features={"images": 90.0, "classes": 3},
         folder=folder,
     )
 
@@ -66,11 +80,13 @@ def trials() -> pd.DataFrame:
 
 @pytest.fixture
 def earlier(trials: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
-    monkeypatch.setattr(shipped, "shipped", lambda _sketch: (trials, pd.DataFrame()))
+    monkeypatch.setattr(shipped, "shipped", lambda _sketch: (trials, TASKS))
     return trials
 
 
-def copycat(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: int = -1) -> TransferSearcher:
+def copycat(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fails: int = -1, listens: bool = False
+) -> TransferSearcher:
     """One in an environment that is this one; it says what there is in its order."""
     environment = folder / "environments" / "copycat"
     (environment / "bin").mkdir(parents=True)
@@ -80,7 +96,7 @@ def copycat(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: int = -1) -> T
     (folder / "script.py").write_text(SCRIPT.replace("FAILS", str(fails)))
     peer = peers.Peer("a copycat", (), "copycat", str(folder / "script.py"), answers=False)
     monkeypatch.setattr(peers, "PEERS", {"copycat": peer})
-    return TransferSearcher("a copycat", "copycat", "copying")
+    return TransferSearcher("a copycat", "copycat", "copying", listens=listens)
 
 
 def test_it_is_told_the_pool_and_earlier_tasks_and_proposes_each_once(
@@ -97,12 +113,33 @@ def test_it_is_told_the_pool_and_earlier_tasks_and_proposes_each_once(
     told = json.loads((tmp_path / "told.json").read_text())
     assert (told["method"], told["seed"], told["hidden"]) == ("copying", 3, None)
     assert told["configurations"] == [configuration(c, CATALOG[c.strategy]) for c in POOL]
-    assert {task: len(tried) for task, tried in told["history"].items()} == {
+    assert {task: len(of["tried"]) for task, of in told["history"].items()} == {
         "one": 16,
         "two": 16,
         "three": 16,
     }
-    assert told["history"]["two"][0] == [configuration(POOL[0], CATALOG["knn_last"]), pytest.approx(0.51)]
+    assert told["features"] == {"images": 90.0, "classes": 3.0}
+    assert told["history"]["two"]["features"] == {"images": 60, "classes": 2}
+    assert told["history"]["two"]["tried"][0] == [
+        configuration(POOL[0], CATALOG["knn_last"]),
+        pytest.approx(0.51),
+    ]
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_one_that_listens_is_told_how_trials_end(
+    listens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: pd.DataFrame
+) -> None:
+    with copycat(tmp_path, monkeypatch, listens=listens).proposing(run_of(tmp_path / "run")) as asked:
+        assert asked.propose() == POOL[0] and asked.propose() == POOL[1]
+        asked.observe(POOL[1], 0.5, {}, "completed")
+        asked.observe(POOL[0], float("nan"), {}, "failed")
+        asked.observe(NEVER_TRIED, 0.5)
+        assert asked.process.stdin is not None
+        asked.process.stdin.close()
+        asked.process.wait(timeout=20)
+    told = [{"place": 1, "score": 0.5}, {"place": 0, "score": None}]
+    assert json.loads((tmp_path / "heard.json").read_text()) == (told if listens else [])
 
 
 def test_one_that_ends_is_told_of(
@@ -134,7 +171,8 @@ def test_only_plain_finished_trials_of_known_recipes_are_learned_from(trials: pd
     for row, values in changed.items():
         for name, value in values.items():
             trials.loc[row, name] = value
-    assert {task: len(tried) for task, tried in history(trials, CATALOG).items()} == {
+    found = history(trials, TASKS, CATALOG)
+    assert {task: len(of["tried"]) for task, of in found.items()} == {
         "one": 12,
         "two": 16,
         "three": 16,
@@ -151,7 +189,6 @@ def test_a_configuration_tells_the_settings_and_no_words() -> None:
 
 def test_they_are_methods_of_peers_that_can_be_installed() -> None:
     assert set(TRANSFER) <= set(METHODS)
-    assert not set(peers.PEERS) & set(TRANSFER)
     assert all(not peers.PEERS[one.peer].answers for one in TRANSFER.values())
 
 
@@ -164,7 +201,11 @@ def test_what_did_well_before_comes_early(name: str, tmp_path: Path, earlier: pd
     firsts = []
     for _ in range(2):
         with TRANSFER[name].proposing(run_of(tmp_path)) as asked:
-            found = [asked.propose() for _ in POOL]
+            found = []
+            for _ in POOL:
+                found.append(asked.propose())
+                assert found[-1] is not None
+                asked.observe(found[-1], 0.9 if found[-1].architecture == "b" else 0.4)
             assert asked.propose() is None
         assert sorted(found, key=str) == sorted(POOL, key=str)
         firsts.append(found)
@@ -172,3 +213,5 @@ def test_what_did_well_before_comes_early(name: str, tmp_path: Path, earlier: pd
     if TRANSFER[name].method == "zero-shot":
         first = firsts[0][0]
         assert (first.architecture, first.strategy) == ("b", "full_plain")
+    if TRANSFER[name].listens:
+        assert [c.architecture for c in firsts[0][:6]] == ["b"] * 6
