@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,6 +56,21 @@ def vision_model(stored: Stored, subnet: Subnet, *, calibrated: bool = True) -> 
     head = LinearHead(classifier.in_features, classifier.out_features)
     head.linear.load_state_dict(classifier.state_dict())
     return VisionModel(stored.backbone(subnet), Features(network), head).eval()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file costs.
+
+    Attributes:
+        cautious: costs in a slow moment, by their names in limits.
+        costs: as they were measured.
+        complete: whether they were measured to the end.
+    """
+
+    cautious: dict[str, float]
+    costs: dict[str, float]
+    complete: bool
 
 
 def missed(limits: Sequence[Constraint], costs: Mapping[str, float]) -> dict[str, float]:
@@ -224,11 +240,18 @@ class Subnets:
         best = sorted(self.scores(kept)[0])[-top:]
         return max(self.scores(fresh)[0]) > best[0] + _CLEARLY
 
-    def write(self, subnet: Subnet, path: Path) -> tuple[dict[str, float], dict[str, float]]:
-        """Export a subnet with its statistics and measure the file thoroughly; its costs, cautious and as they were measured."""
+    def write(self, subnet: Subnet, path: Path, limit_ms: float | None = None) -> Written:
+        """Export a subnet with its statistics and measure the file thoroughly.
+
+        Args:
+            subnet: dimension → choice.
+            path: of the file.
+            limit_ms: latency at which the measurement may end, as the file breaks it.
+        """
         info = export_onnx(vision_model(self.stored, subnet), subnet[RESOLUTION], path)
-        latency = self._timer.measure(path)
-        return measured_costs(info, latency, cautious=True), measured_costs(info, latency)
+        latency = self._timer.measure(path, limit_ms=limit_ms)
+        cautious, plain = measured_costs(info, latency, cautious=True), measured_costs(info, latency)
+        return Written(cautious, plain, latency.complete)
 
     def code(self, subnet: Subnet) -> str:
         """Return a subnet's key."""

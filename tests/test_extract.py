@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from automl._subnets import Written
 from automl.errors import InputError
 from automl.evaluation import latency
-from automl.extract import TABLE_FILE, extract
+from automl.extract import TABLE_FILE, _written, extract
 from automl.predict import predict_files
+from automl.task import Constraint
 from search_spaces.forecast import Forecast
 from search_spaces.predict import TableError
 from search_spaces.propose import spread
@@ -87,6 +90,49 @@ def test_a_latency_is_kept_and_the_folder_labels_images(file: Path, home: Path, 
         Image.fromarray(pixels.numpy()).save(path)
     frame = predict_files(done.found[0].folder, files)
     assert len(frame) == 3 and frame["error"].isna().all() and set(frame["label"]) <= {"bad", "good"}
+
+
+class Chosen:
+    """Measured subnets of which a thorough measurement says what ``upper`` tells; a limit that is broken ends it."""
+
+    def __init__(self, stored: Any, upper: list[float]) -> None:
+        self.stored, self.upper = stored, upper
+        self.subnets = spread(stored.space, len(upper), seed=1)
+        self.asked: list[tuple[int, float | None]] = []
+
+    def measured(self) -> list[tuple[dict[str, int], dict[str, float]]]:
+        return [(subnet, {"latency_ms": 1.0}) for subnet in self.subnets]
+
+    def scores(self, subnets: list[dict[str, int]]) -> tuple[list[float], list[float]]:
+        return [1.0 - number / 10 for number in range(len(subnets))], [0.0] * len(subnets)
+
+    def write(self, subnet: dict[str, int], path: Path, limit_ms: float | None = None) -> Written:
+        at = self.subnets.index(subnet)
+        self.asked.append((at, limit_ms))
+        path.write_text("model")
+        complete = limit_ms is None or self.upper[at] <= limit_ms
+        return Written({"latency_ms": self.upper[at]}, {"latency_ms": 1.0}, complete)
+
+
+@pytest.mark.parametrize(
+    ("upper", "found", "missed", "asked"),
+    [
+        ([1.2, 3.0], 0, 0.0, [(0, 2.0)]),
+        ([3.0, 1.9], 1, 0.0, [(0, 2.0), (1, None)]),
+        ([5.0, 3.0], 1, 0.5, [(0, 2.0), (1, None)]),
+        ([3.0, 5.0], 0, 0.5, [(0, 2.0), (1, None), (0, None)]),  # what is reported is measured to the end
+    ],
+)
+def test_only_what_is_reported_is_measured_to_the_end(
+    upper: list[float], found: int, missed: float, asked: list[Any], file: Path, tmp_path: Path
+) -> None:
+    chosen = Chosen(load(file), upper)
+    limit = Constraint.parse("latency_ms<=2")
+    (one,) = _written(chosen, [limit], tmp_path, 1, lambda _line: None)  # type: ignore[arg-type]
+    assert one.subnet == chosen.subnets[found]
+    assert max(one.missed.values(), default=0.0) == pytest.approx(missed)
+    assert chosen.asked == asked
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def test_limits_that_no_subnet_keeps(file: Path, home: Path, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ class FakeTimer:
     def __exit__(self, *_error: object) -> None:
         return None
 
-    def measure(self, path: Path, *, thorough: bool = True) -> Latency:
-        del thorough
+    def measure(self, path: Path, *, thorough: bool = True, limit_ms: float | None = None) -> Latency:
+        del thorough, limit_ms
         took = 0.01 + int(path.read_text()) / 1e6
         FakeTimer.asked += 1
         calm = FakeTimer.calm(FakeTimer.asked)

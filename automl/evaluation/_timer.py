@@ -86,12 +86,18 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             time.sleep(request["pause"])
             session.run(names, feed)
 
-    blocks, load = calmest(block, rest, request["blocks"], request["most"], request["load"])
-    return {"blocks": blocks, "memory_mb": memory, "other_load": load}
+    blocks, load = calmest(block, rest, request["blocks"], request["most"], request["load"], request["above"])
+    complete = len(blocks) >= request["blocks"]
+    return {"blocks": blocks, "memory_mb": memory, "other_load": load, "complete": complete}
 
 
 def calmest(
-    block: Callable[[], list[float]], rest: Callable[[], None], count: int, most: int, load: float
+    block: Callable[[], list[float]],
+    rest: Callable[[], None],
+    count: int,
+    most: int,
+    load: float,
+    above: float | None = None,
 ) -> tuple[list[list[float]], float]:
     """Measure blocks until ``count`` of them were not disturbed, or ``most`` were measured.
 
@@ -101,9 +107,11 @@ def calmest(
         count: how many are wanted.
         most: how many are measured.
         load: processors that others may use during one.
+        above: milliseconds; the median of an undisturbed one above it ends the measurement.
 
     Returns:
-        the ``count`` least disturbed ones in the order of measuring, and the most that others used during one of them.
+        the ``count`` least disturbed ones in the order of measuring, fewer where it ended before, and the most that others
+        used during one of them.
     """
     blocks: list[list[float]] = []
     loads: list[float] = []
@@ -113,6 +121,8 @@ def calmest(
             rest()
         blocks.append(block())
         loads.append((_other_load() - before) / max(time.perf_counter() - start, 1e-6))
+        if above is not None and loads[-1] < load and float(np.median(blocks[-1])) > above:
+            break
     kept = sorted(sorted(range(len(blocks)), key=loads.__getitem__)[:count])
     return [blocks[at] for at in kept], max(loads[at] for at in kept)
 

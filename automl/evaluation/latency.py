@@ -46,6 +46,7 @@ class Latency:
         memory_mb: resident memory that the model added to the process.
         calm: whether no other program disturbed it.
         device: where.
+        complete: whether it was measured to the end; see :meth:`Timer.measure`.
     """
 
     median_ms: float
@@ -57,6 +58,7 @@ class Latency:
     memory_mb: float
     calm: bool
     device: str
+    complete: bool = True
 
 
 class Steadiness:
@@ -134,22 +136,26 @@ class Timer:
             child.kill()
             child.communicate()
 
-    def measure(self, path: str | os.PathLike[str], *, thorough: bool = True) -> Latency:
+    def measure(
+        self, path: str | os.PathLike[str], *, thorough: bool = True, limit_ms: float | None = None
+    ) -> Latency:
         """Measure one file; for a device that a profile describes, predict from what is measured here.
 
         Args:
             path: of an exported model.
             thorough: some seconds with pauses, so that slow moments of the machine are seen; otherwise a look of
                 half a second.
+            limit_ms: that ``upper_ms`` has to keep; the measurement ends, not complete, as soon as it certainly does not.
 
         Raises:
             AutomlError: the file cannot be run on the device.
         """
         with quiet_machine():
-            answer = self._ask(Path(path), *(_THOROUGH if thorough else _QUICK))
+            settings = _THOROUGH if thorough else _QUICK
+            answer = self._ask(Path(path), *settings, None if self._there else limit_ms)
         blocks = tuple(float(np.median(block)) for block in answer["blocks"])
         calm = answer["other_load"] < _OTHER_LOAD
-        if thorough and calm:
+        if thorough and calm and answer["complete"]:
             self.steadiness.note(blocks)
         runs = np.concatenate(answer["blocks"])
         found = Latency(
@@ -162,6 +168,7 @@ class Timer:
             memory_mb=answer["memory_mb"],
             calm=calm,
             device=str(self.device),
+            complete=answer["complete"],
         )
         return found if self._there is None else self._predicted(found, Path(path))
 
@@ -182,7 +189,9 @@ class Timer:
             device=self._name,
         )
 
-    def _ask(self, path: Path, blocks: int, most: int, seconds: float, pause: float) -> dict[str, Any]:
+    def _ask(
+        self, path: Path, blocks: int, most: int, seconds: float, pause: float, above: float | None
+    ) -> dict[str, Any]:
         child = self._child if self._child is not None else self._start()
         request = {
             "path": str(path.resolve()),
@@ -194,6 +203,7 @@ class Timer:
             "load": _OTHER_LOAD,
             "seconds": seconds,
             "pause": pause,
+            "above": above,
         }
         try:
             if child.stdin is None or child.stdout is None:

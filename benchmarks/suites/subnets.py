@@ -110,7 +110,7 @@ def _row(own: Stored, subnets: Any, known: Known, validation: Images) -> dict[st
     side = int(known.subnet[RESOLUTION])
     with tempfile.TemporaryDirectory(prefix="automl-subnets-") as folder:
         file = Path(folder) / "model.onnx"
-        _cautious, costs = subnets.write(known.subnet, file)
+        costs = subnets.write(known.subnet, file).costs
         right = _right(file, side, validation)
     return {
         "subnet": own.backbone(known.subnet).architecture, "resolution": side, "macs_m": known.macs / 1e6,

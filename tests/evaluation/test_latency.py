@@ -82,12 +82,14 @@ class Scripted(Timer):
         super().__init__(CPU, steadiness)
         self.answer = answer
 
-    def _ask(self, path: Path, blocks: int, most: int, seconds: float, pause: float) -> dict[str, Any]:
+    def _ask(
+        self, path: Path, blocks: int, most: int, seconds: float, pause: float, above: float | None
+    ) -> dict[str, Any]:
         return self.answer
 
 
-def answer(blocks: list[list[float]], load: float = 0.0) -> dict[str, Any]:
-    return {"blocks": blocks, "memory_mb": 12.0, "other_load": load}
+def answer(blocks: list[list[float]], load: float = 0.0, complete: bool = True) -> dict[str, Any]:
+    return {"blocks": blocks, "memory_mb": 12.0, "other_load": load, "complete": complete}
 
 
 def test_the_numbers_of_a_measurement() -> None:
@@ -117,7 +119,16 @@ def test_a_machine_that_stays_busy_is_reported_and_not_learned_from() -> None:
     assert not timer.steadiness.known
 
 
-def blocks_beside(loads: list[float], monkeypatch: pytest.MonkeyPatch, *, count: int, most: int) -> Any:
+def test_what_was_broken_off_is_not_learned_from() -> None:
+    timer = Scripted(answer([[9.0], [18.0]], complete=False))
+    found = timer.measure("unused.onnx", limit_ms=10.0)
+    assert not found.complete and found.upper_ms == 18.0
+    assert not timer.steadiness.known
+
+
+def blocks_beside(
+    loads: list[float], monkeypatch: pytest.MonkeyPatch, *, count: int, most: int, above: float | None = None
+) -> Any:
     """What is kept of blocks, each of a second and numbered, during which others use so many processors."""
     clock, busy, measured = [0.0], [0.0], []
     monkeypatch.setattr(_timer.time, "perf_counter", lambda: clock[0])
@@ -129,7 +140,7 @@ def blocks_beside(loads: list[float], monkeypatch: pytest.MonkeyPatch, *, count:
         measured.append(len(measured))
         return [float(measured[-1])]
 
-    kept, load = _timer.calmest(block, lambda: None, count, most, 0.5)
+    kept, load = _timer.calmest(block, lambda: None, count, most, 0.5, above)
     return [int(one[0]) for one in kept], load, len(measured)
 
 
@@ -145,6 +156,30 @@ def test_disturbed_blocks_are_measured_again(
     loads: list[float], kept: list[int], load: float, measured: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert blocks_beside(loads, monkeypatch, count=3, most=6) == (kept, pytest.approx(load), measured)
+
+
+@pytest.mark.parametrize(
+    ("loads", "measured"),
+    [
+        ([0.1, 0.2, 0.3, 0.0], 3),  # the third one is above the limit
+        ([0.1, 0.2, 0.9, 0.8, 0.0, 0.0], 5),  # one that others disturbed says nothing
+    ],
+)
+def test_a_limit_that_is_broken_ends_the_measurement(
+    loads: list[float], measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block's number is what it takes."""
+    kept, _load, count = blocks_beside(loads, monkeypatch, count=8, most=20, above=1.5)
+    assert count == measured
+    assert kept == list(range(measured))
+
+
+def test_a_file_that_certainly_breaks_its_limit_is_left(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("automl.evaluation.latency._OTHER_LOAD", float("inf"))
+    with Timer(CPU) as timer:
+        found = timer.measure(file, thorough=False, limit_ms=1e-6)
+        assert len(found.blocks_ms) < 5 and not found.complete and found.upper_ms > 1e-6
+        assert timer.measure(file, thorough=False, limit_ms=1e6).complete
 
 
 def test_a_small_file_is_measured(file: Path) -> None:
