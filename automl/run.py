@@ -231,8 +231,7 @@ class Run:
         before = self.store.finished() if self.resume else []
         self.choose_images(before)
         landmarks = landmark_candidates(self.backbones, self.catalog, self.table, **self.first_look)
-        if self.task.max_trials is not None:
-            landmarks = landmarks[: self.task.max_trials]
+        landmarks = landmarks[: self.task.max_trials]  # all of them where none is given
         done: set[str] = set()
         for spec, outcome in before:
             if outcome.error == INTERRUPTED:
